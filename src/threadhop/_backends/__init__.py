@@ -1,0 +1,21 @@
+"""Which kind of loop drives this code? Answers with the strand of the task at hand."""
+
+from __future__ import annotations
+
+from asyncio import _get_running_loop
+
+from .._errors import NO_LOOP
+from .._strand import Strand
+from .._whereabouts import here
+from ._asyncio import strand_of_current_task
+
+
+def current_strand() -> Strand:
+    """The strand of the running task, wherever it runs; made if this is its first block."""
+    loop = _get_running_loop()
+    if loop is not None:
+        return strand_of_current_task(loop)
+    seat = here.seat
+    if seat is not None and seat.strand is not None:
+        return seat.strand
+    raise RuntimeError(NO_LOOP)

@@ -1,0 +1,167 @@
+"""``async with threadpool():``, the block whose body runs on a worker thread."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar, overload
+
+from . import _settings
+from ._backends import current_strand
+from ._callables import asynchronous_kind, name_of
+from ._errors import FORGOT_CALL, NOT_AN_EXECUTOR, NOT_ENTERED, NOT_PLAIN, REMOTE, explain
+from ._function import ThreadpoolFunction
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ThreadpoolBlock:
+    """What ``threadpool(executor)`` returns. It keeps no state: share it and nest it at will."""
+
+    __slots__ = ("_executor",)
+
+    def __init__(self, executor: Executor | None) -> None:
+        self._executor = executor
+
+    def __repr__(self) -> str:
+        return f"threadpool({'' if self._executor is None else repr(self._executor)})"
+
+    def __call__(self, func: Callable[P, T], /) -> ThreadpoolFunction[P, T]:
+        """Decorate *func*: see ``threadpool``."""
+        return _decorated(func, self)
+
+    def __aenter__(self) -> Coroutine[Any, Any, None]:
+        strand = current_strand()
+        executor = self._executor
+        if executor is None:
+            executor = _settings.executor
+            if executor is None:
+                executor = strand.default_executor()
+        return strand.enter(self, executor, sys._getframe(1))
+
+    def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Coroutine[Any, Any, None]:
+        try:
+            strand = current_strand()
+        except RuntimeError:
+            strand = None
+        if strand is None or not strand.has_entered(self):
+            return _left_elsewhere(exc)
+        if exc is not None:
+            explain(exc)
+        return strand.leave(self, exc)
+
+
+async def _left_elsewhere(exc: BaseException | None) -> None:
+    """The task that runs here is not in the block.
+
+    Usually nobody leaves it: the garbage collector closes an abandoned coroutine, wherever it
+    happens to run. There is no task to move then, and a coroutine that is being closed must not
+    suspend itself.
+    """
+    if not isinstance(exc, GeneratorExit):
+        raise RuntimeError(NOT_ENTERED)
+
+
+@overload
+def threadpool(executor: Executor | None = None) -> ThreadpoolBlock: ...
+
+
+@overload
+def threadpool(executor: Callable[P, T], /) -> ThreadpoolFunction[P, T]: ...
+
+
+def threadpool(executor: Any = None) -> Any:
+    """Run the body of ``async with threadpool(executor):`` on a worker thread of *executor*.
+
+    The body is like that of any other block: it sees and sets the locals of its function,
+    ``return``, ``break`` and ``continue`` work, errors keep their traceback, context variables
+    that it sets hold after it. The line after the block is on the loop thread again, always. ::
+
+        async with threadpool():
+            data = path.read_bytes()          # on a worker
+        await send(data)                      # on the loop
+
+    does what this does, without the function::
+
+        def read():
+            return path.read_bytes()
+
+        data = await asyncio.to_thread(read)
+        await send(data)
+
+    Args:
+        executor: An instance of ``concurrent.futures.Executor`` that runs threads of this
+            process. None: the one given to ``configure()``, else the default executor of the
+            loop.
+
+    What it returns keeps no state. It may be used again, by many tasks at once, and nested: in a
+    block of the same executor a block stays on the thread where it is; in a block of another
+    executor it moves there, and its end comes back to the same outer thread.
+
+    Inside the body there is no running loop. An ``await`` that would suspend is refused where it
+    stands, with a RuntimeError; the body may go on.
+
+    Cancellation: a task that is cancelled before the body has begun gets its CancelledError at
+    once, and the body never runs. One that is cancelled while the body runs gets it at the exit
+    of the block, after the body has come to its end: a thread is never abandoned. What the body
+    raised is the context of that error; a KeyboardInterrupt or SystemExit of the body wins.
+
+    As a decorator, ``@threadpool``, ``@threadpool()`` or ``@threadpool(executor)``, it makes a
+    plain function, bound method, builtin or partial awaitable: see ``ThreadpoolFunction``.
+
+    Raises:
+        TypeError: at the call, if *executor* is no executor, or one whose jobs leave this
+            process; or if the function to decorate is a coroutine, generator or async generator
+            function.
+        RuntimeError: at entry, on the loop thread, if no task runs here, or if the executor does
+            not start the body: it was shut down, dropped the job, or ran it inline. If the
+            executor has an error of its own for that, this error.
+
+    .. versionadded:: 0.1
+    """
+    if executor is None:
+        return ThreadpoolBlock(None)
+    if type(executor) is ThreadPoolExecutor:  # The usual case, and the cheapest test.
+        return ThreadpoolBlock(executor)
+    if isinstance(executor, Executor):
+        if (name := _name_of_remote(executor)) is not None:
+            raise TypeError(REMOTE.format(name=name))
+        return ThreadpoolBlock(executor)
+    if isinstance(executor, type) and issubclass(executor, Executor):
+        raise TypeError(FORGOT_CALL.format(name=executor.__qualname__))
+    if callable(executor) and not isinstance(executor, type):
+        return _decorated(executor, ThreadpoolBlock(None))
+    raise TypeError(NOT_AN_EXECUTOR.format(got=repr(executor)))
+
+
+def _decorated(func: Callable[P, T], block: ThreadpoolBlock) -> ThreadpoolFunction[P, T]:
+    if not callable(func) or isinstance(func, type):
+        raise TypeError(NOT_AN_EXECUTOR.format(got=repr(func)))
+    kind = asynchronous_kind(func)
+    if kind is not None:
+        raise TypeError(NOT_PLAIN.format(name=name_of(func), kind=kind))
+    return ThreadpoolFunction(func, block)
+
+
+#: Executors of the standard library whose jobs leave this process, or its interpreter. They are
+#: looked up where somebody has loaded them already: importing them takes long.
+_REMOTE = (
+    ("concurrent.futures.process", "ProcessPoolExecutor"),
+    ("concurrent.futures.interpreter", "InterpreterPoolExecutor"),
+)
+
+
+def _name_of_remote(executor: Executor) -> str | None:
+    for module, name in _REMOTE:
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None and isinstance(executor, kind):
+            return name
+    return None

@@ -1,0 +1,36 @@
+"""What kind of callable is this?"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+
+def unwrap_partial(func: Callable[..., Any]) -> Callable[..., Any]:
+    while isinstance(func, functools.partial):
+        func = func.func
+    return func
+
+
+def asynchronous_kind(func: Callable[..., Any]) -> str | None:
+    """What *func* is, in words, if calling it does not simply run it to its end; else None.
+
+    Looks through partials and at the ``__call__`` of objects.
+    """
+    inner = unwrap_partial(func)
+    call = type(inner).__call__
+    for candidate in (func, inner, call):
+        if inspect.iscoroutinefunction(candidate):
+            return "a coroutine function"
+        if inspect.isasyncgenfunction(candidate):
+            return "an async generator function"
+        if inspect.isgeneratorfunction(candidate):
+            return "a generator function"
+    return None
+
+
+def name_of(func: object) -> str:
+    """A name for messages."""
+    return getattr(func, "__qualname__", None) or repr(func)

@@ -1,0 +1,178 @@
+"""A worker thread that is reserved for one task, from the entry of a block to its exit.
+
+A seat is booked by submitting it to the executor as a job. It may happen that the job is never
+run, so the booking ends in one of several ways, each in a thread of its own:
+
+- a worker runs the job                        (the worker)
+- the task is cancelled while the job waits    (the loop thread)
+- the executor drops the job                   (whoever shuts it down, or a worker)
+- ``submit`` raises, or runs the job inline    (the thread that the task is leaving)
+
+They may all happen at once. A lock is the claim on the booking: whoever acquires it first acts,
+and the others see that they came too late and do nothing. It is never released.
+"""
+
+from __future__ import annotations
+
+import sys
+from _thread import allocate_lock, get_ident
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ._errors import DROPPED, INLINE, NOT_RUN, PICKLED
+from ._lane import lane_of
+from ._whereabouts import here
+
+if TYPE_CHECKING:
+    from ._strand import Strand
+
+#: Seconds after which a parked worker looks whether its loop is still there.
+POLL = 1.0
+
+
+class Seat:
+    """One booking of one worker of *executor*, and the job that it runs."""
+
+    __slots__ = (
+        "_claim",
+        "_gate",
+        "_origin",
+        "_origin_thread",
+        "_vacant",
+        "executor",
+        "strand",
+    )
+
+    def __init__(self, executor: Executor, strand: Strand, origin: Seat | None) -> None:
+        self.executor = executor
+        #: None when the seat has no more to do with the task: the executor may keep the job for
+        #: long. Written by the winner of a claim that ends the booking, and by who abandons it.
+        self.strand: Strand | None = strand
+        self._claim = allocate_lock()
+        #: Where the task goes if the booking fails; None is the loop.
+        self._origin = origin
+        #: The thread that submits the job, which must not be the one that runs it.
+        self._origin_thread = 0
+        #: Closed while the worker is parked; opening it hands the task over. Made before the
+        #: worker lets go of the task, so whoever has the task finds it.
+        self._gate: Any = None
+        #: Whether the parked worker has given up. Written by it before it looks at the gate for
+        #: the last time, read after the gate was opened.
+        self._vacant = False
+
+    # In the thread that the task is leaving.
+
+    def book(self) -> None:
+        """Ask the executor for a worker. Whatever goes wrong is told to the task."""
+        self._origin_thread = get_ident()
+        executor = self.executor
+        try:
+            if type(executor) is ThreadPoolExecutor:
+                lane_of(executor).put(self)
+                return
+            future: Future[None] | None = executor.submit(self)
+            if future is not None:
+                future.add_done_callback(self._job_is_done)
+        except BaseException as exc:
+            # An executor may raise although a worker has the job already: then the task is on
+            # its way, and what we know of the error is not for it.
+            if not self.fail(exc) and not isinstance(exc, Exception):
+                raise
+
+    # In any thread.
+
+    def fail(self, error: BaseException | str | None) -> bool:
+        """End the booking, unless a worker or somebody else was faster.
+
+        The task goes on where it came from, with *error*; None if it was cancelled.
+        """
+        if not self._claim.acquire(False):
+            return False
+        strand, self.strand = self.strand, None
+        assert strand is not None, "only the winner of the claim takes the strand"
+        strand.failure = error
+        strand.booking = None
+        strand.resume_at(self._origin)
+        return True
+
+    def _job_is_done(self, future: Future[None]) -> None:
+        """The executor has finished with the job; perhaps without ever running it.
+
+        It may call this under its own lock, so nothing here calls the executor.
+        """
+        if self._claim.locked():  # The usual case. Not a decision: fail() takes that.
+            return
+        if future.cancelled():
+            self.fail(DROPPED)
+        else:
+            self.fail(future.exception() or NOT_RUN)
+
+    # In the worker.
+
+    def __call__(self) -> None:
+        """The job: drive the task for as long as it has this seat."""
+        if get_ident() == self._origin_thread:
+            self.fail(INLINE)
+            return
+        if not self._claim.acquire(False):
+            return
+        strand = self.strand
+        assert strand is not None, "only the winner of the claim takes the strand"
+        strand.booking = None
+        self._origin = None
+        if strand.home_is_gone():
+            strand.lose()
+            return
+        # An executor that helps out while it waits may run a job inside another one.
+        outer, here.seat = here.seat, self
+        # Hooks are a matter of the thread. Without the loop's own, an async generator that is
+        # first iterated in the body would never be finalized.
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(*strand.asyncgen_hooks)
+        try:
+            while strand.drive_in_worker(self) and self._park(strand):
+                pass
+        finally:
+            sys.set_asyncgen_hooks(*hooks)
+            here.seat = outer
+
+    def close_gate(self) -> None:
+        """Get ready to be parked; called while the task is still here."""
+        if self._gate is None:
+            self._gate = allocate_lock()
+            self._gate.acquire()
+
+    def _park(self, strand: Strand) -> bool:
+        """Wait for the task to come back. False if it never will.
+
+        No frame of this thread refers to the coroutine now, so one that is forgotten by everybody
+        can still be closed by the garbage collector.
+        """
+        while not self._gate.acquire(timeout=POLL):
+            if strand.home_is_gone():
+                self._vacant = True
+                # The task may come just now. One of the two gets the gate.
+                if not self._gate.acquire(False):
+                    return False
+        return self.strand is not None
+
+    # In the thread that has the task.
+
+    def is_taken(self) -> bool:
+        """Whether a worker sits here. (A seat that is not yet booked, nobody else can claim.)"""
+        return self._claim.locked()
+
+    def open_gate(self) -> bool:
+        """Hand the task over to the parked worker. False if that has gone, and nobody has it."""
+        gate = self._gate
+        gate.release()
+        return not self._vacant or not gate.acquire(False)
+
+    def abandon(self) -> None:
+        """Send the worker away, if it is parked: the task will not come back."""
+        self.strand = None
+        if self._gate is not None:
+            self._gate.release()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(PICKLED.format(executor=type(self.executor).__qualname__))

@@ -1,0 +1,339 @@
+"""A strand: one task's chain of awaits, and the threads that it runs on.
+
+The whole technique is one act, ``_move``: the coroutine names the place where it wants to go on
+and suspends itself, chain and all. Whoever drives it at that moment (the loop's Task, or a worker
+in ``drive_in_worker``) hands it over to that place, which drives it from then on::
+
+    loop    Task.step() ──> yield ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─> Task.step()
+                              │ book                                ▲
+    worker                    └──> drive_in_worker() ──> yield ─────┘ resume_at(None)
+
+A place is a ``Seat`` (a reserved worker) or None (the loop, "home"). The entries are a stack:
+``threadpool()`` pushes a seat; leaving a block pops and goes to what is below. A seat whose
+executor is wanted again is used again, so a task holds one worker of an executor at most.
+
+Who may touch a strand: the one thread that drives the coroutine. The hand-over (a lock, a queue,
+``call_soon_threadsafe``) passes everything on, so most fields need no lock; the few that others
+touch say so. After a hand-over a driver does not look at the strand again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Coroutine
+from concurrent.futures import Executor
+from contextvars import Context, copy_context
+from types import CodeType, FrameType
+from typing import Any
+
+from ._contexts import Tokens, carry_over, fill
+from ._driver import step
+from ._errors import NOT_DRIVEN, WORKER_GONE, log
+from ._outcome import Ended
+from ._seat import Seat
+from ._traps import hand_over, stay
+
+#: Win over a cancellation when they leave the body of a block.
+_STRONGER = (KeyboardInterrupt, SystemExit)
+
+
+#: A context manager that is entered, the place where its body runs, and where it stands in the
+#: code: the code object and the offset of the instruction.
+Entry = tuple[object, "Seat | None", CodeType, int]
+
+
+def where(entry: Entry) -> str:
+    """The ``file:line`` of a block."""
+    _, _, code, instruction = entry
+    line = code.co_firstlineno
+    for start, end, number in code.co_lines():
+        if start <= instruction < end and number is not None:
+            line = number
+    return f"{code.co_filename}:{line}"
+
+
+class Strand(ABC):
+    """The part that is the same on every kind of loop; a backend adds the loop's side."""
+
+    #: Where the coroutine is driven now. Written by that driver.
+    place: Seat | None = None
+    #: None while the task is at home: a parked worker must not keep it alive.
+    coro: Coroutine[Any, Any, Any] | None = None
+    #: Why the last booking failed, as an error or in words. Written by the winner of its claim.
+    failure: BaseException | str | None = None
+    #: The seat that is asked for and not yet taken. Written by the thread that leaves, cleared by
+    #: the winner of the claim, read by the loop thread when it cancels.
+    booking: Seat | None = None
+    #: The arguments of a cancellation that the task has not seen yet. Written by the loop thread,
+    #: read by the workers.
+    cancelled: tuple[Any, ...] | None = None
+
+    #: Where the coroutine wants to go on,
+    _heading: Seat | None = None
+    #: the block that it goes there to enter (None if it leaves one),
+    _entering: Entry | None = None
+    #: and whether the worker that it leaves will get it back.
+    _stays = False
+
+    #: The task's variables when it left the loop, until it is back there,
+    _home_values: Context | None = None
+    #: and whether the workers have yet to take them over.
+    _unpack = False
+    #: One Context for all workers of the task; made by the first.
+    _worker_context: Context | None = None
+    _worker_tokens: Tokens
+
+    def __init__(self, asyncgen_hooks: Any) -> None:
+        #: As ``sys.get_asyncgen_hooks()`` gives them on the loop thread.
+        self.asyncgen_hooks = asyncgen_hooks
+        self.entries: list[Entry] = []
+        self._home_tokens: Tokens = {}
+
+    # What a backend adds.
+
+    @abstractmethod
+    def leave_home(self) -> Awaitable[Any]:
+        """In the coroutine: suspend the task on its loop, which calls ``depart_from_home``."""
+
+    @abstractmethod
+    def post_home(self) -> None:
+        """In any thread: have the loop resume the task."""
+
+    @abstractmethod
+    def post_end(self, ended: Ended) -> None:
+        """In a worker: have the loop finish the task, whose coroutine is at its end."""
+
+    @abstractmethod
+    def lose(self) -> None:
+        """In any thread: the loop is closed, so the task will never be resumed."""
+
+    @abstractmethod
+    def home_is_gone(self) -> bool:
+        """In any thread: whether the loop can never resume the task any more."""
+
+    @abstractmethod
+    def default_executor(self) -> Executor:
+        """In any thread: the loop's own executor."""
+
+    @abstractmethod
+    def cancellation(self) -> BaseException:
+        """A new error of the kind by which this loop cancels, with the ``cancelled`` arguments."""
+
+    # In the coroutine.
+
+    def enter(
+        self, manager: object, executor: Executor, frame: FrameType
+    ) -> Coroutine[Any, Any, None]:
+        """Go to a worker of *executor*, and push the block that begins at *frame*."""
+        seat = self._seat_of(executor) if self.entries else None
+        if seat is None:
+            seat = Seat(executor, self, self.place)
+        entry = (manager, seat, frame.f_code, frame.f_lasti)
+        if seat is self.place:
+            self.entries.append(entry)
+            return stay()
+        return self._move_to(seat, entry, None)
+
+    def leave(self, manager: object, error: BaseException | None) -> Coroutine[Any, Any, None]:
+        """Pop the innermost block, whose body ended with *error*, and go to where it began."""
+        self._make_innermost(manager)
+        below = self.entries[-2][1] if len(self.entries) > 1 else None
+        if below is self.place:
+            self.entries.pop()
+            return stay()
+        return self._move_to(below, None, error)
+
+    def has_entered(self, manager: object) -> bool:
+        entries = self.entries
+        if not entries:
+            return False
+        return entries[-1][0] is manager or any(entry[0] is manager for entry in entries)
+
+    def _make_innermost(self, manager: object) -> None:
+        """Blocks that are left in the wrong order swap their managers: places stay a stack."""
+        entries = self.entries
+        if entries[-1][0] is not manager:
+            at = next(at for at, entry in enumerate(entries) if entry[0] is manager)
+            entries[at], entries[-1] = (
+                (entries[-1][0], *entries[at][1:]),
+                (manager, *entries[-1][1:]),
+            )
+
+    def _is_below(self, place: Seat) -> bool:
+        """Whether the task needs *place* again when it has left the innermost block."""
+        entries = self.entries
+        return len(entries) > 1 and any(entry[1] is place for entry in entries[:-1])
+
+    def _seat_of(self, executor: Executor) -> Seat | None:
+        """The worker of *executor* that this task holds already, parked or not."""
+        for _, place, _, _ in self.entries:
+            if place is not None and place.executor is executor:
+                return place
+        return None
+
+    async def _move_to(
+        self, target: Seat | None, entering: Entry | None, error: BaseException | None
+    ) -> None:
+        """Go on at *target*, to enter a block or to leave the innermost, which ended with *error*.
+
+        Nothing is pushed or popped before the task is there: if something in between swallows the
+        switch, the strand is as it was.
+        """
+        origin = self.place
+        self._heading = target
+        self._entering = entering
+        if origin is None:
+            # Others may change the task's variables meanwhile, if they share its Context.
+            self._home_values = copy_context()
+            self._unpack = True
+            await self.leave_home()
+        else:
+            if entering is not None and self.cancelled is not None:
+                raise self.cancellation()
+            self._stays = entering is not None or self._is_below(origin)
+            await hand_over(self)
+        # Here the task is in another thread.
+        if self.place is not target:
+            raise self._why_not_moved()
+        if target is None:
+            values, self._home_values = self._home_values, None
+            assert values is not None, "kept since the task left the loop"
+            assert self._worker_context is not None, "made by the worker that it comes from"
+            carry_over(self._worker_context, values, self._home_tokens)
+        if entering is not None:
+            self.entries.append(entering)
+        else:
+            self.entries.pop()
+            if self.cancelled is not None:
+                self._raise_cancellation(error)
+
+    def _why_not_moved(self) -> BaseException:
+        failure, self.failure = self.failure, None
+        if self.place is None:
+            self._home_values = None
+        if self.cancelled is not None:
+            error = self.cancellation()
+            if self.place is None:
+                self.cancelled = None
+            return error
+        if isinstance(failure, BaseException):
+            return failure
+        block = "the block" if self._entering is None else f"the block at {where(self._entering)}"
+        return RuntimeError(f"{block} did not begin: {failure or NOT_DRIVEN}")
+
+    def _raise_cancellation(self, error: BaseException | None) -> None:
+        """At the exit of a block that ended with *error*: the task was cancelled meanwhile.
+
+        On the loop this delivers the cancellation. In a worker, at the exit of a block that was
+        nested in one of another executor, it stays: whoever swallows it there meets it again.
+        """
+        cancellation = self.cancellation()
+        if self.place is None:
+            self.cancelled = None
+        same = type(error) is type(cancellation) and error.args == cancellation.args
+        if same or isinstance(error, _STRONGER):
+            return
+        try:
+            raise cancellation
+        finally:
+            # The error refers to this frame, which must not refer to the error.
+            del cancellation, error
+
+    # In the thread that drives the coroutine, which is suspended in _move_to.
+
+    def depart_from_home(self) -> None:
+        """In the loop thread: hand the task over to the place where it wants to go."""
+        target = self._heading
+        assert target is not None, "a task that is at home does not ask to go there"
+        if self._entering is not None and self.cancelled is not None:
+            # Cancelled before it could leave. A worker might be fast enough to begin the body.
+            self.resume_at(None)
+        elif not target.is_taken():
+            self._book(target)
+        elif not target.open_gate():
+            self.failure = WORKER_GONE
+            self.resume_at(None)
+
+    def drive_in_worker(self, seat: Seat) -> bool:
+        """Resume the task here, until it leaves. True if it will come back to this seat."""
+        self.place = seat
+        if self._worker_context is None:
+            self._worker_context = Context()
+            self._worker_tokens = {}
+        ended = self._worker_context.run(self._step_in_worker)
+        if ended is not None:
+            self._end_in_worker(ended)
+            return False
+        target, stays = self._heading, self._stays
+        if stays:
+            seat.close_gate()
+        # From here on the task is not ours: the next driver may have it before the call returns.
+        if target is None:
+            self.coro = None
+            self.post_home()
+        elif not target.is_taken():
+            self._book(target)
+        elif not target.open_gate():
+            self.lose()
+        return stays
+
+    def _step_in_worker(self) -> Ended | None:
+        """Runs in the worker Context, which takes over the variables of the task first."""
+        coro = self.coro
+        assert coro is not None, "the coroutine of a task that is away from home is known"
+        problem = None
+        if self._unpack:
+            self._unpack = False
+            try:
+                self._take_over()
+            except BaseException as exc:
+                problem = exc
+        return step(coro, self, problem)
+
+    def _take_over(self) -> None:
+        values, context = self._home_values, self._worker_context
+        assert values is not None, "kept since the task left the loop"
+        assert context is not None, "this runs in it"
+        if context:
+            carry_over(values, context, self._worker_tokens)
+        else:
+            self._worker_tokens = fill(values)
+
+    def _book(self, seat: Seat) -> None:
+        self.booking = seat
+        seat.book()
+        # A cancel may have come before it could see the booking. The loop thread writes
+        # `cancelled`, then reads `booking`; we did it the other way round, so one of the two
+        # sees the other, and the claim decides between them. (The locks in submit() order our
+        # write and our read on builds without a GIL, the one in cancel() those of the loop.)
+        if self.cancelled is not None:
+            seat.fail(None)
+
+    def resume_at(self, origin: Seat | None) -> None:
+        """In any thread, by the winner of a claim: the booking failed, the task goes on here."""
+        if origin is None:
+            self.coro = None
+            self.post_home()
+        elif not origin.open_gate():
+            self.lose()
+
+    def _end_in_worker(self, ended: Ended) -> None:
+        """The coroutine came to its end, and was still inside of blocks."""
+        log.warning(
+            "a task ended inside the block at %s, and is finished from there. Did an async "
+            "generator yield inside of it, and was it not closed? Iterate it under "
+            "contextlib.aclosing()",
+            where(self.entries[-1]) if self.entries else "an unknown line",
+        )
+        self.let_go()
+        self.post_end(ended)
+
+    def let_go(self) -> None:
+        """Let go of the coroutine and of all workers: this task has no way back to them."""
+        places = {entry[1] for entry in self.entries}
+        self.entries.clear()
+        self.coro = None
+        self._home_values = None
+        for place in places:
+            if place is not None:
+                place.abandon()
