@@ -10,8 +10,6 @@ The rooms of this package, from the public face down; imports point down only:
 - ``_contexts``, ``_outcome``, ``_callables``, ``_settings``, ``_errors``: small things
 """
 
-from __future__ import annotations
-
 from ._block import ThreadpoolBlock as ThreadpoolBlock
 from ._block import threadpool as threadpool
 from ._function import ThreadpoolFunction as ThreadpoolFunction

@@ -55,6 +55,8 @@ class ThreadpoolBlock:
         if strand is None or not strand.has_entered(self):
             return _left_elsewhere(exc)
         if exc is not None:
+            if isinstance(exc, GeneratorExit) and not strand.is_closing(self, sys._getframe(1)):
+                return _left_elsewhere(exc)
             explain(exc)
         return strand.leave(self, exc)
 

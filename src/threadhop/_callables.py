@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 from collections.abc import Callable
@@ -22,13 +23,19 @@ def asynchronous_kind(func: Callable[..., Any]) -> str | None:
     inner = unwrap_partial(func)
     call = type(inner).__call__
     for candidate in (func, inner, call):
-        if inspect.iscoroutinefunction(candidate):
+        # asyncio's own question too: before Python 3.12 only it knows what was marked.
+        if inspect.iscoroutinefunction(candidate) or _is_marked(candidate):
             return "a coroutine function"
         if inspect.isasyncgenfunction(candidate):
             return "an async generator function"
         if inspect.isgeneratorfunction(candidate):
             return "a generator function"
     return None
+
+
+def _is_marked(func: object) -> bool:
+    marker = getattr(asyncio.coroutines, "_is_coroutine", None)
+    return marker is not None and getattr(func, "_is_coroutine", None) is marker
 
 
 def name_of(func: object) -> str:

@@ -29,11 +29,13 @@ def fill(theirs: Context) -> Tokens:
     return {var: var.set(value) for var, value in theirs.items()}
 
 
-def carry_over(theirs: Context, base: Context, tokens: Tokens) -> None:
+def carry_over(theirs: Context, base: Context, tokens: Tokens) -> bool:
     """Write into the current Context what *theirs* changed since *base*.
 
-    *tokens* belongs to the current Context, like what ``fill`` returned for it.
+    *tokens* belongs to the current Context, like what ``fill`` returned for it. False if a
+    variable could not be unset for want of a Token: the code that set it has that.
     """
+    complete = True
     # As a rule nothing changed. Then all of theirs is in base, so with as many variables in both
     # there is nothing more in base either.
     changed = len(theirs) != len(base)
@@ -46,5 +48,9 @@ def carry_over(theirs: Context, base: Context, tokens: Tokens) -> None:
                     tokens[var] = token
     if changed:
         for var in base:
-            if var not in theirs and var in tokens:
-                var.reset(tokens.pop(var))
+            if var not in theirs and var.get(_UNSET) is not _UNSET:
+                if var in tokens:
+                    var.reset(tokens.pop(var))
+                else:
+                    complete = False
+    return complete

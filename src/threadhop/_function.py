@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 P = ParamSpec("P")
+P2 = ParamSpec("P2")
 T = TypeVar("T")
 Self = TypeVar("Self")
 
@@ -45,12 +46,12 @@ class ThreadpoolFunction(Generic[P, T]):
         else:  # Python 3.11
             self._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         if _get_running_loop() is None:
             return cast("Coroutine[Any, Any, T]", self.sync(*args, **kwargs))
         return self._call_in_block(*args, **kwargs)
 
-    async def _call_in_block(self, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _call_in_block(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
         async with self._block:
             return self.sync(*args, **kwargs)
 
@@ -59,10 +60,10 @@ class ThreadpoolFunction(Generic[P, T]):
 
     @overload
     def __get__(
-        self: ThreadpoolFunction[Concatenate[Self, P], T],
+        self: ThreadpoolFunction[Concatenate[Self, P2], T],
         instance: Self,
         owner: type[Self] | None = None,
-    ) -> ThreadpoolFunction[P, T]: ...
+    ) -> ThreadpoolFunction[P2, T]: ...
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         """Methods: bound like the function itself."""

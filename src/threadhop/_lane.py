@@ -72,7 +72,7 @@ class Lane:
                 # If a worker has it already, that was faster, and this is not for it.
                 if not job.fail(exc) and not isinstance(exc, Exception):
                     raise
-                if len(self._permits) == self._size:
+                if len(self._permits) >= self._size:
                     # Others may have come meanwhile, and relied on the request.
                     self._drop_waiting(exc)
 

@@ -37,14 +37,14 @@ from ._traps import hand_over, stay
 _STRONGER = (KeyboardInterrupt, SystemExit)
 
 
-#: A context manager that is entered, the place where its body runs, and where it stands in the
-#: code: the code object and the offset of the instruction.
-Entry = tuple[object, "Seat | None", CodeType, int]
+#: A context manager that is entered, the place where its body runs, where it stands in the code
+#: (the code object and the offset of the instruction), and the id of the frame that entered it.
+Entry = tuple[object, "Seat | None", CodeType, int, int]
 
 
 def where(entry: Entry) -> str:
     """The ``file:line`` of a block."""
-    _, _, code, instruction = entry
+    _, _, code, instruction, _ = entry
     line = code.co_firstlineno
     for start, end, number in code.co_lines():
         if start <= instruction < end and number is not None:
@@ -128,7 +128,7 @@ class Strand(ABC):
         seat = self._seat_of(executor) if self.entries else None
         if seat is None:
             seat = Seat(executor, self, self.place)
-        entry = (manager, seat, frame.f_code, frame.f_lasti)
+        entry = (manager, seat, frame.f_code, frame.f_lasti, id(frame))
         if seat is self.place:
             self.entries.append(entry)
             return stay()
@@ -149,6 +149,23 @@ class Strand(ABC):
             return False
         return entries[-1][0] is manager or any(entry[0] is manager for entry in entries)
 
+    def is_closing(self, manager: object, frame: FrameType | None) -> bool:
+        """Whether the GeneratorExit that leaves *manager* in *frame* is raised in this task.
+
+        If not, the garbage collector closes a coroutine that everybody forgot. It does so in any
+        thread, in the middle of anything, and both may have entered the same object. Then the
+        frame that entered it for this task is still inside, further up the stack.
+        """
+        entered = next((entry[4] for entry in reversed(self.entries) if entry[0] is manager), None)
+        if entered is None or frame is None:
+            return False
+        if id(frame) == entered:
+            return True
+        while (frame := frame.f_back) is not None:
+            if id(frame) == entered:
+                return False
+        return True  # Entered by a helper that has returned, AsyncExitStack for one.
+
     def _make_innermost(self, manager: object) -> None:
         """Blocks that are left in the wrong order swap their managers: places stay a stack."""
         entries = self.entries
@@ -166,7 +183,7 @@ class Strand(ABC):
 
     def _seat_of(self, executor: Executor) -> Seat | None:
         """The worker of *executor* that this task holds already, parked or not."""
-        for _, place, _, _ in self.entries:
+        for _, place, _, _, _ in self.entries:
             if place is not None and place.executor is executor:
                 return place
         return None
@@ -285,19 +302,24 @@ class Strand(ABC):
         if self._unpack:
             self._unpack = False
             try:
-                self._take_over()
+                if not self._take_over():
+                    # Start anew. Tokens from here are worth nothing then, but values come first.
+                    # It takes another task that shares the Context to come to this.
+                    self._worker_context = Context()
+                    self._unpack = True
+                    return self._worker_context.run(self._step_in_worker)
             except BaseException as exc:
                 problem = exc
         return step(coro, self, problem)
 
-    def _take_over(self) -> None:
+    def _take_over(self) -> bool:
         values, context = self._home_values, self._worker_context
         assert values is not None, "kept since the task left the loop"
         assert context is not None, "this runs in it"
         if context:
-            carry_over(values, context, self._worker_tokens)
-        else:
-            self._worker_tokens = fill(values)
+            return carry_over(values, context, self._worker_tokens)
+        self._worker_tokens = fill(values)
+        return True
 
     def _book(self, seat: Seat) -> None:
         self.booking = seat

@@ -157,12 +157,16 @@ class AsyncioStrand(Strand):
         wakeup, context = self._wakeup, self._context
         self._wakeup = self._context = None
         assert wakeup is not None, "a task is posted home once for each time it left"
-        if self._ended is not None:
-            _finish(wakeup.__self__, self._ended)  # type: ignore[attr-defined]
-        elif context is None:
-            wakeup(self)
-        else:
-            context.run(wakeup, self)
+        try:
+            if self._ended is not None:
+                _finish(wakeup.__self__, self._ended)  # type: ignore[attr-defined]
+            elif context is None:
+                wakeup(self)
+            else:
+                context.run(wakeup, self)
+        finally:
+            # The error that ends the task has a traceback, whose frames lead back to this one.
+            del self, wakeup, context
 
     def home_is_gone(self) -> bool:
         return self._loop.is_closed()
@@ -208,8 +212,9 @@ class _Home:
         #: Held from the moment at which somebody wakes the loop to the one at which it looks.
         self._armed = allocate_lock()
         self.default_executor = _LoopExecutor()
-        #: The loop's own: it has set them when it began to run.
-        self.asyncgen_hooks = sys.get_asyncgen_hooks()
+        #: The loop's own: it has set them when it began to run. (What sys returns is unknown to
+        #: the garbage collector, and they refer to the loop.)
+        self.asyncgen_hooks = tuple(sys.get_asyncgen_hooks())
 
     def post(self, strand: AsyncioStrand, loop: AbstractEventLoop) -> None:
         """In any thread."""
@@ -228,24 +233,21 @@ class _Home:
 
     def _resume_all(self) -> None:
         """In the loop thread."""
-        self._armed.release()
         ready = self._ready
-        # Not those that come in meanwhile: the loop's other callbacks have a turn in between.
-        for _ in range(len(ready)):
-            if not ready:  # A loop that runs nested in one of the steps took the rest.
-                return
-            strand = ready.popleft()
-            try:
-                strand.arrive_home()
-            except BaseException:
-                # KeyboardInterrupt or SystemExit out of a step. The loop will stop; whoever runs
-                # it again finds the others.
-                if ready and self._armed.acquire(False):
-                    strand.get_loop().call_soon(self._resume_all)
-                raise
-            finally:
-                # This frame may stay in a traceback, which must not keep the task.
-                del strand
+        try:
+            self._armed.release()
+            # Not those that come in meanwhile: the loop's other callbacks have a turn in between.
+            for _ in range(len(ready)):
+                if not ready:  # A loop that runs nested in one of the steps took the rest.
+                    return
+                # Not by a name: this frame may stay in a traceback, which must not keep the task.
+                ready.popleft().arrive_home()
+        except BaseException:
+            # KeyboardInterrupt or SystemExit out of a step. The loop will stop; whoever runs it
+            # again finds the others.
+            if ready and self._armed.acquire(False):
+                ready[0].get_loop().call_soon(self._resume_all)
+            raise
 
     def _lose_all(self) -> None:
         while True:

@@ -1,0 +1,160 @@
+"""Fixtures for all tests: every kind of loop, every kind of executor, and nothing stays behind."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Self
+
+import pytest
+from _loops import LOOPS, LoopKind
+
+import threadhop
+
+#: The pools that must behave alike.
+EXECUTORS: list[type[ThreadPoolExecutor]] = [ThreadPoolExecutor]
+if (worker_pool := getattr(threadhop, "WorkerPool", None)) is not None:
+    EXECUTORS.append(worker_pool)
+
+#: In seconds: what the threads of a test get to end after it.
+THREADS_END_WITHIN = 5.0
+
+#: Who reports errors that nobody can raise: a task that was destroyed, a callback that raised.
+LOGGERS_OF_LOST_ERRORS = ("asyncio", "concurrent.futures")
+
+# Hypothesis would keep its examples in a folder of the source tree.
+os.environ.setdefault(
+    "HYPOTHESIS_STORAGE_DIRECTORY", os.path.join(tempfile.gettempdir(), "threadhop-hypothesis")
+)
+
+IS_PYPY = sys.implementation.name == "pypy"
+
+
+def pytest_report_header() -> list[str]:
+    return [
+        "loops: " + ", ".join(kind.name for kind in LOOPS),
+        "executors: " + ", ".join(kind.__name__ for kind in EXECUTORS),
+    ]
+
+
+def pytest_collection_finish() -> None:
+    # Each test ends with a full collection. What pytest itself holds is set apart from it, so
+    # that it looks at the objects of the test and is quick.
+    if not IS_PYPY:
+        gc.collect()
+        gc.freeze()
+
+
+@pytest.fixture(params=LOOPS, ids=str)
+def loops(request: pytest.FixtureRequest) -> LoopKind:
+    """Each kind of loop and task: ``loops.run(main)`` runs ``main`` in a task of that kind."""
+    kind: LoopKind = request.param
+    return kind
+
+
+@pytest.fixture(params=[kind for kind in LOOPS if kind.has_current_task], ids=str)
+def current_task_loops(request: pytest.FixtureRequest) -> LoopKind:
+    """``loops`` for tests that need ``asyncio.current_task()``, ``timeout`` or a TaskGroup.
+
+    It leaves out the tasks in pure Python from 3.14 on, which know none of these.
+    """
+    kind: LoopKind = request.param
+    return kind
+
+
+@pytest.fixture(params=EXECUTORS, ids=lambda kind: kind.__name__)
+def executor_class(request: pytest.FixtureRequest) -> type[ThreadPoolExecutor]:
+    """Each kind of pool, for a test that makes its own."""
+    kind: type[ThreadPoolExecutor] = request.param
+    return kind
+
+
+@pytest.fixture
+def executor(executor_class: type[ThreadPoolExecutor]) -> Iterator[Executor]:
+    """A pool of each kind, with two threads whose names begin with ``worker``."""
+    with executor_class(max_workers=2, thread_name_prefix="worker") as pool:
+        yield pool
+
+
+class _LostErrors(logging.Handler):
+    """Collects the errors that are logged while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[logging.LogRecord] = []
+        self._loggers = [logging.getLogger(name) for name in LOGGERS_OF_LOST_ERRORS]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def __enter__(self) -> Self:
+        for logger in self._loggers:
+            logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for logger in self._loggers:
+            logger.removeHandler(self)
+        self.records.clear()  # they hold tracebacks, and those hold whatever the test had
+
+    def check(self) -> None:
+        texts = [logging.Formatter().format(record) for record in self.records]
+        assert not texts, "errors were logged:\n" + "\n".join(texts)
+
+
+@pytest.fixture
+def _lost_errors() -> Iterator[_LostErrors]:
+    with _LostErrors() as errors:
+        yield errors
+
+
+@pytest.fixture
+def expect_loop_errors(_lost_errors: _LostErrors) -> list[logging.LogRecord]:
+    """For a test that makes asyncio log errors: the records so far. They do not fail the test."""
+    return _lost_errors.records
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_behind(
+    request: pytest.FixtureRequest, _lost_errors: _LostErrors
+) -> Iterator[None]:
+    """Fails a test that leaves a thread behind, or an error that nobody could raise.
+
+    Exceptions in threads and in finalizers are warnings of pytest, and warnings are errors here.
+    """
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + THREADS_END_WITHIN
+    left = [
+        thread
+        for thread in threading.enumerate()
+        if thread not in before and not thread.daemon and not _ends(thread, deadline)
+    ]
+    errors_are_expected = "expect_loop_errors" in request.fixturenames
+    # A lost task speaks up when it is collected: now, not in the test that happens to come next.
+    if not IS_PYPY or errors_are_expected:
+        gc.collect()
+    assert not left, f"threads are still alive: {left}"
+    if not errors_are_expected:
+        _lost_errors.check()
+
+
+@pytest.fixture(scope="module", autouse=IS_PYPY)
+def nothing_stays_behind_on_pypy() -> Iterator[None]:
+    """PyPy cannot set objects apart, and a collection takes long there: one for each file."""
+    yield
+    with _LostErrors() as errors:
+        gc.collect()
+        errors.check()
+
+
+def _ends(thread: threading.Thread, deadline: float) -> bool:
+    thread.join(max(0.0, deadline - time.monotonic()))
+    return not thread.is_alive()

@@ -1,0 +1,477 @@
+"""Programs that end, whatever was abandoned on the way. Each runs in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+from _child import run_in_child
+
+posix = pytest.mark.skipif(
+    os.name != "posix", reason="sends SIGINT to a thread, which only POSIX can"
+)
+
+#: What all the programs begin with.
+START = """
+import asyncio, gc, logging, os, signal, sys, threading, time
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from threadhop import threadpool
+
+logging.basicConfig(level=logging.WARNING, format="%(name)s %(levelname)s %(message).60s")
+
+def say(*words):
+    print(*words, flush=True)
+
+def wait_until(condition):
+    deadline = time.monotonic() + 8
+    while not condition():
+        if time.monotonic() > deadline:
+            say("it never came to be")
+            os._exit(3)
+        time.sleep(0.001)
+
+async def until(condition):
+    deadline = time.monotonic() + 8
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.001)
+
+def ctrl_c():
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+class Never(Executor):
+    "Drops what it is given, and says nothing."
+    submitted = threading.Event()
+    def submit(self, fn, /, *args, **kwargs):
+        self.submitted.set()
+        return Future()
+
+started = threading.Event()
+go = threading.Event()
+"""
+
+
+def lines(source: str, returncode: int = 0, deadline: float = 15) -> list[str]:
+    """What the program printed, which must end by itself with *returncode*."""
+    __tracebackhide__ = True
+    child = run_in_child(START + source, deadline)
+    assert child.returncode == returncode, child.stdout + child.stderr
+    assert "Exception ignored" not in child.stderr, child.stderr
+    return child.stdout.splitlines()
+
+
+# --- Ctrl+C
+
+
+@posix
+def test_ctrl_c_lets_the_body_end_and_the_cleanup_run() -> None:
+    """KeyboardInterrupt comes out of ``asyncio.run`` after both."""
+    assert lines("""
+async def main():
+    task = asyncio.current_task()
+    try:
+        async with threadpool():
+            ctrl_c()
+            wait_until(task.cancelling)
+            try:
+                say("body ends")
+            finally:
+                say("body cleans up", threading.current_thread() is not threading.main_thread())
+    except asyncio.CancelledError:
+        say("cancelled", threading.current_thread() is threading.main_thread())
+        raise
+
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    say("KeyboardInterrupt")
+""") == ["body ends", "body cleans up True", "cancelled True", "KeyboardInterrupt"]
+
+
+@posix
+def test_ctrl_c_reaches_a_queued_block_at_once() -> None:
+    assert lines("""
+pool = ThreadPoolExecutor(1)
+pool.submit(go.wait)
+
+async def main():
+    threading.Timer(0.05, ctrl_c).start()
+    try:
+        async with threadpool(pool):
+            say("the body ran")
+    finally:
+        say("cleans up")
+        go.set()
+
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    say("KeyboardInterrupt")
+""") == ["cleans up", "KeyboardInterrupt"]
+
+
+@posix
+def test_ctrl_c_in_a_nested_block_ends_both_bodies() -> None:
+    assert lines("""
+outer, inner = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+
+async def main():
+    task = asyncio.current_task()
+    async with threadpool(outer):
+        try:
+            async with threadpool(inner):
+                ctrl_c()
+                wait_until(task.cancelling)
+                say("inner body ends")
+        finally:
+            say("outer body cleans up")
+
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    say("KeyboardInterrupt")
+""") == ["inner body ends", "outer body cleans up", "KeyboardInterrupt"]
+
+
+@posix
+def test_a_second_ctrl_c_still_waits_for_the_body() -> None:
+    """It stops the loop at once; the Runner then cancels what is left, and waits for it."""
+    assert lines("""
+async def main():
+    task = asyncio.current_task()
+    try:
+        async with threadpool():
+            ctrl_c()
+            wait_until(lambda: task.cancelling() == 1)
+            ctrl_c()
+            wait_until(lambda: task.cancelling() == 2)
+            say("body ends")
+    finally:
+        say("cleans up")
+
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    say("KeyboardInterrupt")
+""") == ["body ends", "cleans up", "KeyboardInterrupt"]
+
+
+@posix
+def test_ctrl_c_again_and_again_never_hangs_a_program_full_of_blocks() -> None:
+    """Wherever the signals strike: each ``asyncio.run`` ends, and the pool stays usable."""
+    assert lines("""
+pool = ThreadPoolExecutor(4)
+
+async def forever(pool):
+    while True:
+        async with threadpool(pool):
+            pass
+
+async def main():
+    await asyncio.gather(*(forever(pool) for _ in range(20)))
+
+def interrupt(stop):
+    while not stop.wait(0.003):
+        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            ctrl_c()
+            return
+
+for _ in range(30):
+    stop = threading.Event()
+    thread = threading.Thread(target=interrupt, args=(stop,))
+    thread.start()
+    try:
+        asyncio.run(main())
+    except KeyboardInterrupt:
+        pass
+    stop.set()
+    thread.join()
+say(pool.submit(str, 1).result())
+""") == ["1"]
+
+
+# --- the end of the process
+
+
+def test_a_process_ends_after_the_body_that_still_runs() -> None:
+    """The loop was stopped and never closed; the pool was never shut down."""
+    assert lines("""
+async def block(pool):
+    async with threadpool(pool):
+        started.set()
+        go.wait()
+        say("body ends")
+    say("went on")
+
+async def main(pool):
+    global task
+    task = asyncio.create_task(block(pool))
+    await until(started.is_set)
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main(ThreadPoolExecutor(1)))
+threading.Timer(0.05, go.set).start()
+say("main ends")
+""") == ["main ends", "body ends"]
+
+
+def test_a_process_ends_with_nested_bodies_that_still_run() -> None:
+    assert lines("""
+async def block():
+    async with threadpool(ThreadPoolExecutor(1)):
+        async with threadpool(ThreadPoolExecutor(1)):
+            started.set()
+            go.wait()
+            say("inner ends")
+        say("outer ends")
+    say("went on")
+
+async def main():
+    global task
+    task = asyncio.create_task(block())
+    await until(started.is_set)
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main())
+threading.Timer(0.05, go.set).start()
+say("main ends")
+""") == ["main ends", "inner ends", "outer ends"]
+
+
+def test_a_process_ends_while_a_worker_is_parked_for_a_block_that_never_begins() -> None:
+    """The inner executor lost the job. The loop is closed, so the outer worker need not wait."""
+    assert lines("""
+async def block():
+    async with threadpool(ThreadPoolExecutor(1)):
+        async with threadpool(Never()):
+            say("the body ran")
+
+async def main():
+    global task
+    task = asyncio.create_task(block())
+    await until(Never.submitted.is_set)
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main())
+loop.close()
+say("main ends")
+""") == ["main ends"]
+
+
+def test_asyncio_run_ends_with_a_block_that_never_begins() -> None:
+    """An executor that loses jobs: the task waits, and is cancelled like any other."""
+    assert lines("""
+async def block():
+    try:
+        async with threadpool(Never()):
+            say("the body ran")
+    finally:
+        say("cleans up")
+
+async def main():
+    asyncio.create_task(block())
+    await until(Never.submitted.is_set)
+
+asyncio.run(main())
+say("main ends")
+""") == ["cleans up", "main ends"]
+
+
+def test_asyncio_run_ends_with_a_nested_block_that_never_begins() -> None:
+    assert lines("""
+async def block():
+    try:
+        async with threadpool(ThreadPoolExecutor(1)):
+            async with threadpool(Never()):
+                say("the body ran")
+    finally:
+        say("cleans up")
+
+async def main():
+    asyncio.create_task(block())
+    await until(Never.submitted.is_set)
+
+asyncio.run(main())
+say("main ends")
+""") == ["cleans up", "main ends"]
+
+
+# --- loops that are closed
+
+
+def test_a_loop_closed_under_a_queued_block_hangs_nothing() -> None:
+    """A worker takes the job up later: it does not begin the body, and goes on to other jobs."""
+    child = run_in_child(
+        START
+        + """
+pool = ThreadPoolExecutor(1)
+pool.submit(go.wait)
+
+async def block():
+    async with threadpool(pool):
+        say("the body ran")
+
+async def main():
+    global task
+    task = asyncio.create_task(block())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main())
+loop.close()
+go.set()
+say(pool.submit(str, 1).result())
+"""
+    )
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.splitlines() == ["1"]
+    assert "threadhop WARNING" in child.stderr
+
+
+def test_a_loop_closed_under_many_running_bodies_leaves_all_workers_usable() -> None:
+    child = run_in_child(
+        START
+        + """
+pool = ThreadPoolExecutor(8)
+ready = threading.Barrier(9)
+
+async def block():
+    async with threadpool(pool):
+        ready.wait(8)
+        go.wait()
+
+async def main():
+    global tasks
+    tasks = [asyncio.create_task(block()) for _ in range(8)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    ready.wait(8)
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main())
+loop.close()
+go.set()
+ready.reset()
+futures = [pool.submit(ready.wait, 8) for _ in range(8)]
+ready.wait(8)
+for future in futures:
+    future.result()
+say("usable")
+"""
+    )
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.splitlines() == ["usable"]
+    assert child.stderr.count("threadhop WARNING") == 8
+
+
+# --- coroutines and tasks that nobody holds any more
+
+
+def test_a_coroutine_that_is_dropped_before_its_first_step_hangs_nothing() -> None:
+    assert lines("""
+import warnings
+warnings.simplefilter("ignore")
+
+async def block():
+    async with threadpool():
+        say("the body ran")
+
+block()
+gc.collect()
+coro = block()
+coro.close()
+say("main ends")
+""") == ["main ends"]
+
+
+def test_a_task_that_is_abandoned_in_a_nested_block_closes_its_coroutine() -> None:
+    """GeneratorExit goes through the outer body's finally; nothing waits for anything.
+
+    PyPy frees a suspended coroutine without closing it, whatever it awaits.
+    """
+    closes = sys.implementation.name != "pypy"
+    assert lines("""
+pool = ThreadPoolExecutor(1)
+
+async def block():
+    try:
+        async with threadpool(pool):
+            try:
+                async with threadpool(Never()):
+                    say("the body ran")
+            finally:
+                say("outer body cleans up")
+    finally:
+        say("cleans up")
+
+async def main():
+    asyncio.create_task(block())
+    await until(Never.submitted.is_set)
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main())
+loop.close()
+del loop
+say(pool.submit(str, 1).result())  # the parked worker has gone
+for _ in range(3):
+    gc.collect()
+say("main ends")
+""") == ["1", *(["outer body cleans up", "cleans up"] if closes else []), "main ends"]
+
+
+def test_a_running_body_keeps_its_abandoned_task_alive() -> None:
+    """Only the worker refers to it, and that is enough: it ends as any other."""
+    assert lines("""
+pool = ThreadPoolExecutor(1)
+
+async def block():
+    async with threadpool(pool):
+        started.set()
+        go.wait()
+    say("went on")
+    done.set()
+
+async def main():
+    global done
+    done = asyncio.Event()
+    asyncio.create_task(block())
+    await until(started.is_set)
+    for _ in range(3):
+        gc.collect()
+    go.set()
+    await asyncio.wait_for(done.wait(), 8)
+
+asyncio.run(main())
+""") == ["went on"]
+
+
+def test_a_worker_that_dies_with_its_daemon_threads_does_not_hold_up_the_exit() -> None:
+    """An executor of daemon threads: the process does not wait for the body."""
+    assert lines("""
+class Daemons(Executor):
+    def submit(self, fn, /, *args, **kwargs):
+        threading.Thread(target=fn, args=args, kwargs=kwargs, daemon=True).start()
+
+async def block():
+    async with threadpool(Daemons()):
+        started.set()
+        threading.Event().wait()
+
+async def main():
+    global task
+    task = asyncio.create_task(block())
+    await until(started.is_set)
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main())
+say("main ends")
+sys.stdout.flush()
+""") == ["main ends"]
+
+
+def test_sigint_is_available_for_these_tests() -> None:
+    """``posix`` above is the only thing that may leave a test out."""
+    assert os.name != "posix" or hasattr(signal, "pthread_kill")

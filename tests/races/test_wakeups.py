@@ -1,0 +1,475 @@
+"""The way home: no wake-up is lost and none comes twice, whoever stands between two lines."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from _loops import LoopKind
+from _steps import LIMIT, Gate, until, wait_until
+
+from threadhop import threadpool
+from threadhop._backends._asyncio import AsyncioStrand, _Home
+
+here = threading.get_ident
+
+
+def in_another_thread(func: Callable[[], object]) -> None:
+    thread = threading.Thread(target=func)
+    thread.start()
+    thread.join(LIMIT)
+    assert not thread.is_alive()
+
+
+# --- the home of a loop, by itself
+
+
+class FakeLoop:
+    """Keeps the callbacks until the test runs them."""
+
+    def __init__(self) -> None:
+        self.callbacks: list[Callable[[], None]] = []
+        self.closed = False
+
+    def is_closed(self) -> bool:
+        return self.closed
+
+    def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
+        if self.closed:
+            raise RuntimeError("Event loop is closed")
+        self.callbacks.append(callback)
+
+    call_soon = call_soon_threadsafe
+
+    def run(self) -> None:
+        """All that is there, and what comes of it."""
+        while self.callbacks:
+            self.callbacks.pop(0)()
+
+
+class FakeStrand:
+    def __init__(self, loop: FakeLoop, arriving: Callable[[], object] = lambda: None) -> None:
+        self.loop = loop
+        self.arriving = arriving
+        self.arrived = 0
+        self.lost = 0
+
+    def get_loop(self) -> FakeLoop:
+        return self.loop
+
+    def arrive_home(self) -> None:
+        self.arrived += 1
+        self.arriving()
+
+    def lose(self) -> None:
+        self.lost += 1
+
+
+class LyingLock:
+    """A lock that runs something before or after it is taken or released, once each."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.hooks: dict[str, Callable[[], object]] = {}
+
+    def _hook(self, name: str) -> None:
+        self.hooks.pop(name, lambda: None)()
+
+    def acquire(self, blocking: bool = True) -> bool:
+        self._hook("before acquire")
+        taken = self.lock.acquire(blocking)
+        self._hook("after acquire")
+        return taken
+
+    def release(self) -> None:
+        self._hook("before release")
+        self.lock.release()
+        self._hook("after release")
+
+
+class LyingDeque(deque[Any]):
+    """Runs something before its length is told, once."""
+
+    hook: Callable[[], object] | None = None
+
+    def __len__(self) -> int:
+        hook, self.hook = self.hook, None
+        if hook is not None:
+            hook()
+        return super().__len__()
+
+
+class Street:
+    """A home with lying parts, its loop and some strands."""
+
+    def __init__(self) -> None:
+        self.home = _Home()
+        self.loop = FakeLoop()
+        self.lock = LyingLock()
+        self.ready = LyingDeque()
+        self.home._armed = self.lock  # type: ignore[assignment]
+        self.home._ready = self.ready
+        self.strands = [FakeStrand(self.loop) for _ in range(4)]
+
+    def post(self, number: int) -> None:
+        in_another_thread(lambda: self.home.post(self.strands[number], self.loop))  # type: ignore[arg-type]
+
+    def arrived(self) -> list[int]:
+        return [strand.arrived for strand in self.strands]
+
+
+def test_many_posts_wake_the_loop_once() -> None:
+    street = Street()
+    for number in range(4):
+        street.post(number)
+    assert len(street.loop.callbacks) == 1
+    street.loop.run()
+    assert street.arrived() == [1, 1, 1, 1]
+
+
+def test_a_post_after_the_drain_wakes_the_loop_again() -> None:
+    street = Street()
+    street.post(0)
+    street.loop.run()
+    street.post(1)
+    assert len(street.loop.callbacks) == 1
+    street.loop.run()
+    assert street.arrived() == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("moment", ["before release", "after release"])
+def test_a_post_while_the_drain_disarms_is_not_lost(moment: str) -> None:
+    """1 the drain begins, 2 a post comes before or after it disarms, 3 the drain counts."""
+    street = Street()
+    street.post(0)
+    street.lock.hooks[moment] = lambda: street.post(1)
+    street.loop.run()
+    assert street.arrived() == [1, 1, 0, 0]
+    street.post(2)  # and nothing stayed armed
+    street.loop.run()
+    assert street.arrived() == [1, 1, 1, 0]
+
+
+def test_a_post_while_the_drain_counts_is_not_lost() -> None:
+    """1 the drain has disarmed, 2 a post comes, 3 the drain counts and resumes both or one."""
+    street = Street()
+    street.post(0)
+    street.ready.hook = lambda: street.post(1)
+    street.loop.run()
+    assert street.arrived() == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("moment", ["before acquire", "after acquire"])
+def test_a_drain_in_the_middle_of_a_post_loses_nothing(moment: str) -> None:
+    """1 post 0 arms, 2 post 1 appends, 3 the loop drains both, 4 post 1 goes on."""
+    street = Street()
+    street.post(0)
+    street.lock.hooks[moment] = street.loop.run
+    street.post(1)
+    street.loop.run()
+    assert street.arrived() == [1, 1, 0, 0]
+    street.post(2)
+    street.loop.run()
+    assert street.arrived() == [1, 1, 1, 0]
+
+
+def test_a_post_out_of_a_resumed_step_waits_for_the_next_turn() -> None:
+    """The loop's other callbacks have a turn in between."""
+    street = Street()
+    street.strands[0].arriving = lambda: street.home.post(street.strands[1], street.loop)  # type: ignore[arg-type]
+    street.post(0)
+    street.loop.callbacks.pop(0)()
+    assert street.arrived() == [1, 0, 0, 0]
+    street.loop.run()
+    assert street.arrived() == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_out_of_one_step_leaves_the_others_for_the_next_turn(
+    interrupt: type[BaseException],
+) -> None:
+    street = Street()
+
+    def raise_it() -> None:
+        raise interrupt
+
+    for number in range(4):
+        street.post(number)
+    street.strands[1].arriving = raise_it
+    with pytest.raises(interrupt):
+        street.loop.run()
+    assert street.arrived() == [1, 1, 0, 0]
+    street.loop.run()
+    assert street.arrived() == [1, 1, 1, 1]
+
+
+def test_an_interrupt_and_a_post_at_once_wake_the_loop_once() -> None:
+    """The post has armed already: nobody needs to do it for the rest."""
+    street = Street()
+
+    def post_and_raise() -> None:
+        street.post(3)
+        raise KeyboardInterrupt
+
+    for number in range(3):
+        street.post(number)
+    street.strands[0].arriving = post_and_raise
+    with pytest.raises(KeyboardInterrupt):
+        street.loop.run()
+    assert len(street.loop.callbacks) == 1
+    street.loop.run()
+    assert street.arrived() == [1, 1, 1, 1]
+
+
+def test_a_drain_nested_in_a_step_takes_the_rest() -> None:
+    """As under a loop that is run within a step of its own (nest_asyncio)."""
+    street = Street()
+    for number in range(4):
+        street.post(number)
+
+    def run_nested() -> None:
+        street.post(3)
+        street.loop.run()
+
+    street.strands[0].arriving = run_nested
+    street.loop.run()
+    assert street.arrived() == [1, 1, 1, 2]  # number 3 was posted twice
+
+
+def test_each_post_to_a_closed_loop_is_lost_once_and_nothing_stays_armed() -> None:
+    street = Street()
+    street.loop.closed = True
+    street.post(0)
+    street.post(1)
+    assert [strand.lost for strand in street.strands] == [1, 1, 0, 0]
+    assert not street.lock.lock.locked()
+
+
+def test_a_loop_that_closes_with_a_wake_up_under_way_loses_what_comes_later_aloud() -> None:
+    """1 post 0 arms, 2 the loop is closed and forgets its callbacks, 3 post 1 finds it armed."""
+    street = Street()
+    street.post(0)
+    street.loop.callbacks.clear()
+    street.loop.closed = True
+    street.post(1)
+    assert [strand.lost for strand in street.strands] == [1, 1, 0, 0]
+
+
+def test_many_posts_from_many_threads_all_arrive() -> None:
+    """No forced order: eight threads against one drain."""
+    home = _Home()
+    loop = FakeLoop()
+    strands = [[FakeStrand(loop) for _ in range(400)] for _ in range(8)]
+    barrier = threading.Barrier(9, timeout=LIMIT)
+
+    def post_all(mine: list[FakeStrand]) -> None:
+        barrier.wait()
+        for strand in mine:
+            home.post(strand, loop)  # type: ignore[arg-type]
+
+    threads = [threading.Thread(target=post_all, args=(mine,)) for mine in strands]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    while any(thread.is_alive() for thread in threads):
+        loop.run()
+    loop.run()
+    for thread in threads:
+        thread.join(LIMIT)
+    assert {strand.arrived for mine in strands for strand in mine} == {1}
+
+
+# --- tasks of a real loop
+
+
+def test_tasks_that_come_home_while_the_loop_stands_still_are_all_resumed(loops: LoopKind) -> None:
+    """One after the other, in the order in which their bodies ended."""
+    order: list[int] = []
+    homeward: list[int] = []
+
+    async def block(pool: ThreadPoolExecutor, number: int) -> None:
+        async with threadpool(pool):
+            homeward.append(number)
+        order.append(number)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as pool:
+            tasks = [loop.create_task(block(pool, number)) for number in range(20)]
+            if not homeward:  # tasks that are not eager
+                await asyncio.sleep(0)
+            wait_until(lambda: len(homeward) == 20)  # the loop stands still
+            await asyncio.wait(tasks)
+
+    loops.run(main)
+    assert order == list(range(20))
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_out_of_one_task_loses_none_that_came_home_with_it(
+    interrupt: type[BaseException],
+) -> None:
+    """The loop stops. Run again, it resumes the others."""
+    gate = Gate()
+
+    async def block(number: int) -> int:
+        async with threadpool(pool):
+            gate.stop_here()
+        if number == 2:
+            raise interrupt
+        return number
+
+    async def main() -> None:
+        await until(gate.reached.is_set)
+        gate.open()
+        home = loop._threadhop_home  # type: ignore[attr-defined]
+        wait_until(lambda: len(home._ready) == 8)  # the loop stands still until all are there
+        await asyncio.wait(tasks)
+
+    loop = asyncio.new_event_loop()
+    with ThreadPoolExecutor(8) as pool:
+        tasks = [loop.create_task(block(number)) for number in range(8)]
+        main_task = loop.create_task(main())
+        with pytest.raises(interrupt):
+            loop.run_until_complete(main_task)
+        assert not main_task.done()
+        loop.run_until_complete(asyncio.wait({main_task}, timeout=LIMIT))
+        assert all(task.done() for task in tasks)
+        assert type(tasks[2].exception()) is interrupt
+        values = [task.result() for task in tasks if task is not tasks[2]]
+    assert values == [0, 1, 3, 4, 5, 6, 7]
+    loop.close()
+
+
+def test_a_wake_up_that_raises_in_the_worker_is_a_warning_and_leaves_both_usable(
+    expect_loop_errors: list[logging.LogRecord],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As if the loop was closed just then; the next block of this loop is undisturbed."""
+    gate = Gate()
+
+    async def block() -> str:
+        async with threadpool(pool):
+            gate.stop_here()
+        return "value"
+
+    def closed(*_: object, **__: object) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        lost = loop.create_task(block())
+        await until(gate.reached.is_set)
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "call_soon_threadsafe", closed)
+            gate.open()
+            assert pool.submit(str, 1).result(LIMIT) == "1"  # the worker has left the block
+        assert [record.levelno for record in caplog.records] == [logging.WARNING]
+        assert __file__ in caplog.records[0].getMessage()
+        assert not lost.done()
+        assert await loop.create_task(block()) == "value"
+
+    with ThreadPoolExecutor(1) as pool:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(main())
+        loop.close()
+
+
+# --- what the Task tells the strand
+
+
+class TaskWithoutCoroutine(asyncio.Task[Any]):
+    def get_coro(self) -> Any:
+        raise LookupError("no coroutine")
+
+
+def test_an_error_while_the_task_is_suspended_is_raised_at_the_entry() -> None:
+    """``add_done_callback`` must not raise: the task would hang and could not be cancelled."""
+
+    async def main() -> str:
+        with pytest.raises(LookupError, match="no coroutine"):
+            async with threadpool(pool):
+                raise AssertionError("the body ran")
+        return "went on"
+
+    loop = asyncio.new_event_loop()
+    with ThreadPoolExecutor(1) as pool:
+        task = TaskWithoutCoroutine(main(), loop=loop)
+        assert loop.run_until_complete(asyncio.wait_for(task, LIMIT)) == "went on"
+    loop.close()
+
+
+def test_a_wake_up_that_belongs_to_no_task_is_called_and_the_error_is_raised_there() -> None:
+    """What drives the coroutine is not a Task, and its wake-up is a plain function."""
+
+    async def main() -> str:
+        with pytest.raises(AttributeError, match="__self__"):
+            async with threadpool(pool):
+                raise AssertionError("the body ran")
+        return "went on"
+
+    class Driver:
+        """Steps a coroutine as a Task does, in the name of the task that runs *drive*."""
+
+        def __init__(self, coro: Coroutine[Any, Any, Any]) -> None:
+            self.coro = coro
+            self.ended = asyncio.get_running_loop().create_future()
+
+        def step(self, *_: object) -> None:
+            try:
+                strand = self.coro.send(None)
+            except StopIteration as stop:
+                self.ended.set_result(stop.value)
+                return
+            assert isinstance(strand, AsyncioStrand)
+            strand._asyncio_future_blocking = False
+
+            def wakeup(future: Any) -> None:
+                future.result()
+                self.step()
+
+            strand.add_done_callback(wakeup)
+
+    async def drive() -> str:
+        driver = Driver(main())
+        driver.step()
+        result: str = await driver.ended
+        return result
+
+    with ThreadPoolExecutor(1) as pool:
+        assert asyncio.run(asyncio.wait_for(drive(), LIMIT)) == "went on"
+
+
+def test_a_wake_up_runs_in_a_callback_of_its_own_and_never_in_the_step_of_another_task(
+    loops: LoopKind,
+) -> None:
+    """A task that cancels a queued one goes on before that one is resumed."""
+    steps = []
+
+    async def queued(pool: ThreadPoolExecutor) -> None:
+        try:
+            async with threadpool(pool):
+                raise AssertionError("the body ran")
+        finally:
+            steps.append("resumed")
+
+    async def main() -> None:
+        gate = Gate()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(gate.stop_here)
+            task = asyncio.get_running_loop().create_task(queued(pool))
+            await asyncio.sleep(0)
+            task.cancel()
+            steps.append("step ends")
+            await until(task.done)
+            gate.open()
+
+    loops.run(main)
+    assert steps == ["step ends", "resumed"]

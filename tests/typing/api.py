@@ -1,0 +1,137 @@
+"""What type checkers make of the public names. Never run: mypy and pyright read it, both strict.
+
+An ignore stands for an error that must be there: mypy reports one that is not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
+from typing import Any, assert_type
+
+import threadhop
+from threadhop import ThreadpoolBlock, ThreadpoolFunction, threadpool
+
+pool = ThreadPoolExecutor()
+maybe: Executor | None = None
+
+
+# --- the block ---
+
+assert_type(threadpool(), ThreadpoolBlock)
+assert_type(threadpool(None), ThreadpoolBlock)
+assert_type(threadpool(pool), ThreadpoolBlock)
+assert_type(threadpool(executor=pool), ThreadpoolBlock)
+assert_type(threadpool(executor=maybe), ThreadpoolBlock)
+assert_type(threadhop.threadpool(), threadhop.ThreadpoolBlock)
+
+threadpool(3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+threadpool(pool, pool)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+threadpool(pool=pool)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+
+
+async def a_block_returns_what_its_body_returns() -> int:
+    async with threadpool(pool) as bound:
+        assert_type(bound, None)
+        # No "missing return": the checkers know that the block swallows nothing.
+        return 1
+
+
+async def a_block_binds_for_the_lines_after_it() -> None:
+    async with threadpool():
+        value = str(1)
+    assert_type(value, str)
+
+
+# --- functions ---
+
+
+@threadpool
+def bare(number: int, /, *, key: str = "") -> bytes:
+    return b""
+
+
+@threadpool()
+def called(number: int) -> str:
+    return ""
+
+
+@threadpool(pool)
+def on_pool() -> None: ...
+
+
+async def functions() -> None:
+    # It is a coroutine until it is awaited; one that is forgotten is reported.
+    pending = bare(1)
+    assert_type(pending, Coroutine[Any, Any, bytes]).close()
+    assert_type(await pending, bytes)
+    bare(1)  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
+    assert_type(await bare(1, key="k"), bytes)
+    assert_type(await called(number=1), str)
+    assert_type(await on_pool(), None)
+    # The plain function, with its own type.
+    assert_type(bare.sync(1), bytes)
+    assert_type(called.sync(1), str)
+
+    await bare("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await bare(number=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await bare(1, other=2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await called()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    bare.sync("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def plain(number: int) -> str:
+    return ""
+
+
+assert_type(threadpool(plain).sync(1), str)
+assert_type(threadpool(pool)(plain).sync(1), str)
+as_function: ThreadpoolFunction[[int], str] = threadpool(plain)
+as_callable: Callable[[int], Coroutine[Any, Any, str]] = threadpool(plain)
+wrong_argument: Callable[[str], Coroutine[Any, Any, str]]
+wrong_argument = threadpool(plain)  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+wrong_result: Callable[[int], Coroutine[Any, Any, int]]
+wrong_result = threadpool(plain)  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+threadpool()(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+class Owner:
+    @threadpool
+    def method(self, number: int) -> str:
+        return ""
+
+    @threadpool(pool)
+    def on_pool(self, *, key: str) -> bytes:
+        return b""
+
+    @staticmethod
+    @threadpool
+    def static(number: int) -> str:
+        return ""
+
+    @classmethod
+    @threadpool
+    def of_class(cls, number: int) -> str:
+        return ""
+
+    def plain(self, number: int) -> str:
+        return ""
+
+
+async def methods(owner: Owner) -> None:
+    assert_type(await owner.method(1), str)
+    assert_type(await owner.on_pool(key="k"), bytes)
+    assert_type(await Owner.method(owner, 1), str)
+    assert_type(owner.method.sync(1), str)
+    assert_type(await Owner.static(1), str)
+    assert_type(await threadpool(owner.plain)(1), str)
+
+    await owner.method("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await owner.method()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def builtins_and_partials() -> None:
+    assert_type(await threadpool(len)([1]), int)
+    assert_type(await threadpool(partial(plain, 1))(), str)
