@@ -1,0 +1,135 @@
+"""examples/thumbnails.py proves itself, and would notice if something were wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from _child import run_in_child
+
+EXAMPLE = str(Path(__file__).parents[2] / "examples" / "thumbnails.py")
+VERDICT = "every thumbnail and every row is right\n"
+
+#: The self-test with small images, which cost no time, and with a service that is spoilt.
+SPOILT = """
+import asyncio, contextlib, importlib.util, io, pathlib, tempfile
+
+spec = importlib.util.spec_from_file_location("thumbnails", {example!r})
+thumbnails = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(thumbnails)
+Service, PlainTextResponse = thumbnails.ThumbnailService, thumbnails.PlainTextResponse
+
+def draw_quickly(number):
+    file = io.BytesIO()
+    thumbnails.Image.linear_gradient("L").resize((320, 200)).save(file, "PNG")
+    return f"{{number}}.png", file.getvalue()
+
+class Spoilt(Service):
+    {spoil}
+
+thumbnails.draw, thumbnails.ThumbnailService = draw_quickly, Spoilt
+with tempfile.TemporaryDirectory() as directory:
+    asyncio.run(thumbnails.selftest(pathlib.Path(directory, "thumbnails.db")))
+"""
+
+#: The lines that spoil it, and what the self-test says then.
+SPOILS = {
+    "the work is done on the loop": (
+        "thumbnails.threadpool = lambda executor: contextlib.nullcontext()",
+        "was not shrunk and stored by one worker",
+    ),
+    "the images are not shrunk": (
+        "thumbnails.Image.Image.thumbnail = lambda image, box: None",
+        "became (320, 200)",
+    ),
+    "one request gets the record of another": (
+        """
+    async def record(self, request):
+        request.path_params["id"] = 51 - request.path_params["id"]
+        return await super().record(request)
+        """,
+        "the row of 0.png is",
+    ),
+}
+
+
+@pytest.mark.timeout(170)
+def test_the_selftest_passes() -> None:
+    """As the README runs it: 50 uploads, every answer checked, the loop responsive meanwhile."""
+    child = run_in_child(
+        f"""
+        import runpy, sys
+        sys.argv[1:] = ["--selftest"]
+        runpy.run_path({EXAMPLE!r}, run_name="__main__")
+        """,
+        deadline=150,
+        options=["-W", "error"],
+    )
+    assert (child.returncode, child.stderr) == (0, "")
+    assert child.stdout.endswith(VERDICT)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("spoilt", SPOILS)
+def test_the_selftest_fails_when(spoilt: str) -> None:
+    """With an exit status of 1, and a line that says what is wrong."""
+    spoil, message = SPOILS[spoilt]
+    child = run_in_child(SPOILT.format(example=EXAMPLE, spoil=spoil), deadline=50)
+    assert child.returncode == 1
+    assert message in child.stderr
+    assert VERDICT not in child.stdout
+
+
+@pytest.mark.timeout(60)
+def test_the_selftest_fails_when_health_checks_are_answered_late() -> None:
+    """Because of their median alone: there were enough of them, and nothing else was wrong."""
+    spoil = """
+    async def health(self, request):
+        await asyncio.sleep(0.06)
+        return PlainTextResponse("ok")
+
+    async def upload(self, request):
+        await asyncio.sleep(1.6)  # for the 20 health checks that the self-test asks for
+        return await super().upload(request)
+    """
+    child = run_in_child(SPOILT.format(example=EXAMPLE, spoil=spoil), deadline=50)
+    assert child.returncode == 1
+    assert child.stderr == "WRONG: the loop was blocked\n"
+    (count,) = re.findall(r"health checks +(\d+) meanwhile", child.stdout)
+    assert int(count) >= 20
+
+
+@pytest.mark.timeout(60)
+def test_it_serves_on_the_port_that_is_named(tmp_path: Path) -> None:
+    """Until Ctrl+C, with its records in the file that is named."""
+    database = tmp_path / "cats.db"
+    child = run_in_child(
+        f"""
+        import os, runpy, signal, socket, sys, threading, time
+        import httpx
+
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        seen = []
+
+        def visit():
+            with httpx.Client(base_url=f"http://127.0.0.1:{{port}}", trust_env=False) as client:
+                while not seen:
+                    try:
+                        seen.append(client.get("/health").text)
+                    except httpx.ConnectError:
+                        time.sleep(0.05)  # it has not started yet
+                seen.append(client.get("/records/1").status_code)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=visit).start()
+        sys.argv[1:] = ["--port", str(port), "--database", {str(database)!r}]
+        runpy.run_path({EXAMPLE!r}, run_name="__main__")
+        print(seen)
+        """,
+        deadline=50,
+    )
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.endswith("['ok', 404]\n")
+    assert database.stat().st_size > 0
