@@ -11,10 +11,22 @@ The rooms of this package, from the public face down; imports point down only:
 """
 
 from ._block import ThreadpoolBlock as ThreadpoolBlock
+from ._block import eventloop as eventloop
 from ._block import threadpool as threadpool
+from ._calls import exec_in_eventloop as exec_in_eventloop
 from ._function import ThreadpoolFunction as ThreadpoolFunction
+from ._guard import cancellation_guard as cancellation_guard
+from ._guard import check_cancelled as check_cancelled
 
-__all__ = ("ThreadpoolBlock", "ThreadpoolFunction", "threadpool")
+__all__ = (
+    "ThreadpoolBlock",
+    "ThreadpoolFunction",
+    "cancellation_guard",
+    "check_cancelled",
+    "eventloop",
+    "exec_in_eventloop",
+    "threadpool",
+)
 
 for _name in __all__:
     globals()[_name].__module__ = __name__

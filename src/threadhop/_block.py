@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import sys
+from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, overload
 
 from . import _settings
-from ._backends import current_strand
+from ._backends import current_strand, current_strand_or_none
 from ._callables import asynchronous_kind, name_of
-from ._errors import FORGOT_CALL, NOT_AN_EXECUTOR, NOT_ENTERED, NOT_PLAIN, REMOTE, explain
+from ._errors import (
+    FORGOT_CALL,
+    NO_LOOP_PART,
+    NOT_AN_EXECUTOR,
+    NOT_ENTERED,
+    NOT_PLAIN,
+    REMOTE,
+    explain,
+)
 from ._function import ThreadpoolFunction
+from ._traps import stay
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,10 +58,7 @@ class ThreadpoolBlock:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> Coroutine[Any, Any, None]:
-        try:
-            strand = current_strand()
-        except RuntimeError:
-            strand = None
+        strand = current_strand_or_none()
         if strand is None or not strand.has_entered(self):
             return _left_elsewhere(exc)
         if exc is not None:
@@ -70,6 +77,60 @@ async def _left_elsewhere(exc: BaseException | None) -> None:
     """
     if not isinstance(exc, GeneratorExit):
         raise RuntimeError(NOT_ENTERED)
+
+
+class eventloop:  # noqa: N801 - reads like a keyword
+    """Run the body of ``async with eventloop():`` on the event loop, inside of a block.
+
+    The body runs on the loop thread, in the same task, and may await. The worker waits for it, and
+    the same worker thread goes on after it, so objects that are bound to a thread (a connection of
+    sqlite3) stay valid. ::
+
+        async with threadpool():
+            for row in connection.execute(query):     # on a worker
+                async with eventloop():
+                    await websocket.send_json(row)    # on the loop
+                                                      # on the same worker again
+
+    On the loop thread, outside of any block, it does nothing. It keeps no state: it may be reused
+    and shared, and nested with blocks to any depth. Context variables are carried along, both ways.
+
+    Cancellation: at an ``await`` of the body as usual; it then travels through the part that runs
+    on the worker, and who swallows it there meets it again at the exit of the block. If the task
+    was cancelled before the body began, CancelledError is raised at the entry, in the worker.
+
+    While it is away the worker does no other work. When all workers of an executor are away in
+    parts that wait for work of the same executor, they wait in a circle; a cancellation or a
+    timeout ends that. Give such blocks a pool of their own.
+
+    Raises:
+        RuntimeError: at entry, in a thread that works for no event loop.
+
+    .. versionadded:: 0.1
+    """
+
+    __slots__ = ()
+
+    def __aenter__(self) -> Coroutine[Any, Any, None]:
+        strand = current_strand_or_none()
+        if strand is not None and strand.entries:
+            return strand.enter_home(self, sys._getframe(1))
+        if _get_running_loop() is None:
+            raise RuntimeError(NO_LOOP_PART)
+        return stay()
+
+    def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Coroutine[Any, Any, None]:
+        strand = current_strand_or_none()
+        if strand is None or not strand.has_entered(self):
+            return stay()
+        if isinstance(exc, GeneratorExit) and not strand.is_closing(self, sys._getframe(1)):
+            return stay()
+        return strand.leave(self, exc)
 
 
 @overload

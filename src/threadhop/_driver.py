@@ -54,7 +54,8 @@ def _refusal(coro: Coroutine[Any, Any, Any], awaited: Any) -> RuntimeError:
         awaited._asyncio_future_blocking = False
     return RuntimeError(
         f"cannot await at {where_suspended(coro)}: the body of 'async with threadpool()' runs on "
-        "a worker thread, where no event loop can resume it. Await before or after the block"
+        "a worker thread, where no event loop can resume it. Await in a part of the body that goes "
+        "back to the loop: async with eventloop():"
     )
 
 

@@ -10,6 +10,48 @@ NO_LOOP = (
     "'async with threadpool()' needs a running event loop, and there is none in this thread. "
     "Run the coroutine in a task of a loop: asyncio.run(main())"
 )
+ALL_PARKED = (
+    "all %d workers of %r are parked: their tasks are away in eventloop() parts, or in blocks of "
+    "other executors. If those wait for something that needs one of these workers, it will never "
+    "come. Give blocks that do so a pool of their own. Parked blocks: %s"
+)
+LOOP_CLOSED = (
+    "the event loop was closed while a task was in the block at %s: the task is lost. Let the loop "
+    "wait for its tasks before you close it"
+)
+TASK_LEFT = (
+    "a task ended in an eventloop() part of the block at %s without leaving it; its worker is free "
+    "again. Leave both with 'async with'"
+)
+GUARDED = (
+    "cancellation_guard(): the task was cancelled inside of the guard, and that was swallowed. "
+    "Let CancelledError pass: except Exception: does"
+)
+NOT_ASYNC = (
+    "cancellation_guard() decorates coroutine functions, and {name} is none. In plain functions "
+    "call check_cancelled()"
+)
+NO_CALLER = (
+    "exec_in_eventloop() was called in a thread that works for no event loop. Call it in the body "
+    "of a block, or in a function run by exec_in_executor(); elsewhere: "
+    "asyncio.run_coroutine_threadsafe(coroutine, loop).result()"
+)
+ON_LOOP_THREAD = (
+    "exec_in_eventloop() would block this event loop, which it is called on. Call the function, "
+    "or await it"
+)
+LOOP_IS_CLOSED = (
+    "the event loop that this worker works for is closed. Keep it open until its work is done"
+)
+LOOP_WENT_AWAY = (
+    "the event loop went away while a worker waited for its call of exec_in_eventloop(). Keep it "
+    "running until its work is done"
+)
+NOT_CALLABLE = "{name} takes a function, not {got}"
+NO_LOOP_PART = (
+    "'async with eventloop()' needs to know an event loop, and there is none here. Use it in the "
+    "body of 'async with threadpool()'"
+)
 NO_TASK = (
     "'async with threadpool()' needs a task, and this coroutine is driven by something else. "
     "Wrap it: asyncio.create_task(coroutine)"
@@ -54,7 +96,7 @@ NOT_PLAIN = (
 
 REMEDY = (
     "This was raised in the body of 'async with threadpool()', which runs on a worker thread, "
-    "without an event loop. Await before or after the block."
+    "without an event loop. To await, go to the loop: async with eventloop():"
 )
 
 #: What asyncio and trio say by themselves when they are asked for something off their thread.

@@ -17,8 +17,10 @@ from __future__ import annotations
 import sys
 from _thread import allocate_lock, get_ident
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from types import CodeType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from . import _parking
 from ._errors import DROPPED, INLINE, NOT_RUN, PICKLED
 from ._lane import lane_of
 from ._whereabouts import here
@@ -35,16 +37,29 @@ class Seat:
 
     __slots__ = (
         "_claim",
+        "_code",
         "_gate",
+        "_instruction",
         "_origin",
         "_origin_thread",
+        "_towards",
         "_vacant",
         "executor",
         "strand",
     )
 
-    def __init__(self, executor: Executor, strand: Strand, origin: Seat | None) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        strand: Strand,
+        origin: Seat | None,
+        code: CodeType,
+        instruction: int,
+    ) -> None:
         self.executor = executor
+        #: Where the block stands: cheaper to keep than its line, which is rarely wanted.
+        self._code = code
+        self._instruction = instruction
         #: None when the seat has no more to do with the task: the executor may keep the job for
         #: long. Written by the winner of a claim that ends the booking, and by who abandons it.
         self.strand: Strand | None = strand
@@ -56,6 +71,8 @@ class Seat:
         #: Closed while the worker is parked; opening it hands the task over. Made before the
         #: worker lets go of the task, so whoever has the task finds it.
         self._gate: Any = None
+        #: Where the task is while the worker is parked; None is the loop.
+        self._towards: Executor | None = None
         #: Whether the parked worker has given up. Written by it before it looks at the gate for
         #: the last time, read after the gate was opened.
         self._vacant = False
@@ -136,8 +153,12 @@ class Seat:
             sys.set_asyncgen_hooks(*hooks)
             here.seat = outer
 
-    def close_gate(self) -> None:
-        """Get ready to be parked; called while the task is still here."""
+    def close_gate(self, towards: Executor | None) -> None:
+        """Get ready to be parked while the task is away on the loop, or on a worker of *towards*.
+
+        Called while the task is still here.
+        """
+        self._towards = towards
         if self._gate is None:
             self._gate = allocate_lock()
             self._gate.acquire()
@@ -148,12 +169,18 @@ class Seat:
         No frame of this thread refers to the coroutine now, so one that is forgotten by everybody
         can still be closed by the garbage collector.
         """
-        while not self._gate.acquire(timeout=POLL):
-            if strand.home_is_gone():
-                self._vacant = True
-                # The task may come just now. One of the two gets the gate.
-                if not self._gate.acquire(False):
-                    return False
+        _parking.leave(self, self._towards)
+        try:
+            while not self._gate.acquire(timeout=POLL):
+                if strand.home_is_gone():
+                    self._vacant = True
+                    # The task may come just now. One of the two gets the gate.
+                    if not self._gate.acquire(False):
+                        if strand.left_for_home(self):
+                            strand.lose()
+                        return False
+        finally:
+            _parking.come_back(self)
         return self.strand is not None
 
     # In the thread that has the task.
@@ -173,6 +200,16 @@ class Seat:
         self.strand = None
         if self._gate is not None:
             self._gate.release()
+
+    # In any thread.
+
+    def where(self) -> str:
+        """The ``file:line`` of the block that booked it."""
+        line = self._code.co_firstlineno
+        for start, end, number in self._code.co_lines():
+            if start <= self._instruction < end and number is not None:
+                line = number
+        return f"{self._code.co_filename}:{line}"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(PICKLED.format(executor=type(self.executor).__qualname__))

@@ -20,11 +20,11 @@ touch say so. After a hand-over a driver does not look at the strand again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from contextvars import Context, copy_context
-from types import CodeType, FrameType
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple
 
 from ._contexts import Tokens, carry_over, fill
 from ._driver import step
@@ -34,22 +34,24 @@ from ._seat import Seat
 from ._traps import hand_over, stay
 
 #: Win over a cancellation when they leave the body of a block.
-_STRONGER = (KeyboardInterrupt, SystemExit)
+STRONGER = (KeyboardInterrupt, SystemExit)
 
 
-#: A context manager that is entered, the place where its body runs, where it stands in the code
-#: (the code object and the offset of the instruction), and the id of the frame that entered it.
-Entry = tuple[object, "Seat | None", CodeType, int, int]
+#: A context manager that is entered, the place where its body runs, the id of the frame that
+#: entered it, and how often the task had been cancelled by then (counted for loop parts only).
+Entry = tuple[object, "Seat | None", int, int]
 
 
-def where(entry: Entry) -> str:
-    """The ``file:line`` of a block."""
-    _, _, code, instruction, _ = entry
-    line = code.co_firstlineno
-    for start, end, number in code.co_lines():
-        if start <= instruction < end and number is not None:
-            line = number
-    return f"{code.co_filename}:{line}"
+class Guarded(NamedTuple):
+    """A guard that is entered, and what had been cancelled by then."""
+
+    guard: object
+    #: How often the task had been cancelled,
+    cancels: int
+    #: how often while it was away from the loop,
+    seen_cancels: int
+    #: and whether one of these was still to be raised.
+    was_cancelled: bool
 
 
 class Strand(ABC):
@@ -68,9 +70,14 @@ class Strand(ABC):
     #: read by the workers.
     cancelled: tuple[Any, ...] | None = None
 
+    #: How many cancellations came while the task was away, and the arguments of the last one.
+    #: Written by the loop thread.
+    seen_cancels = 0
+    seen_args: tuple[Any, ...] = ()
+
     #: Where the coroutine wants to go on,
     _heading: Seat | None = None
-    #: the block that it goes there to enter (None if it leaves one),
+    #: what it goes there to enter (None if it leaves something),
     _entering: Entry | None = None
     #: and whether the worker that it leaves will get it back.
     _stays = False
@@ -81,12 +88,13 @@ class Strand(ABC):
     _unpack = False
     #: One Context for all workers of the task; made by the first.
     _worker_context: Context | None = None
-    _worker_tokens: Tokens
+    worker_tokens: Tokens
 
     def __init__(self, asyncgen_hooks: Any) -> None:
         #: As ``sys.get_asyncgen_hooks()`` gives them on the loop thread.
         self.asyncgen_hooks = asyncgen_hooks
         self.entries: list[Entry] = []
+        self.guards: list[Guarded] = []
         self._home_tokens: Tokens = {}
 
     # What a backend adds.
@@ -108,16 +116,36 @@ class Strand(ABC):
         """In any thread: the loop is closed, so the task will never be resumed."""
 
     @abstractmethod
+    def watch_task(self) -> None:
+        """In a worker that will park: have ``home_is_gone`` tell when the task has ended, too."""
+
+    @abstractmethod
     def home_is_gone(self) -> bool:
-        """In any thread: whether the loop can never resume the task any more."""
+        """In any thread: whether the task can never come back from the loop any more."""
 
     @abstractmethod
     def default_executor(self) -> Executor:
         """In any thread: the loop's own executor."""
 
     @abstractmethod
-    def cancellation(self) -> BaseException:
-        """A new error of the kind by which this loop cancels, with the ``cancelled`` arguments."""
+    def cancellation(self, args: tuple[Any, ...] | str | None = None) -> BaseException:
+        """A new error of the kind by which this loop cancels; by default with ``cancelled``."""
+
+    @abstractmethod
+    def is_cancellation(self, error: BaseException | None) -> bool:
+        """Whether *error* is of that kind."""
+
+    @abstractmethod
+    def count_cancels(self) -> int:
+        """In the coroutine: how often the task has been cancelled, and that was not undone."""
+
+    @abstractmethod
+    async def let_pending_cancellation_out(self) -> None:
+        """In the coroutine, at home: raise a cancellation that the task has not been told yet."""
+
+    @abstractmethod
+    def call_home(self, func: Callable[[], Any]) -> Any:
+        """In the worker: call *func* on the loop, and wait."""
 
     # In the coroutine.
 
@@ -127,20 +155,44 @@ class Strand(ABC):
         """Go to a worker of *executor*, and push the block that begins at *frame*."""
         seat = self._seat_of(executor) if self.entries else None
         if seat is None:
-            seat = Seat(executor, self, self.place)
-        entry = (manager, seat, frame.f_code, frame.f_lasti, id(frame))
+            seat = Seat(executor, self, self.place, frame.f_code, frame.f_lasti)
         if seat is self.place:
-            self.entries.append(entry)
+            self.entries.append((manager, seat, id(frame), 0))
             return stay()
-        return self._move_to(seat, entry, None)
+        return self._move_to(seat, (manager, seat, id(frame), 0), None)
+
+    def enter_home(self, manager: object, frame: FrameType) -> Coroutine[Any, Any, None]:
+        """Go to the loop, and push the loop part."""
+        if self.place is None:
+            self.entries.append((manager, None, id(frame), self.count_cancels()))
+            return stay()
+        return self._visit_home((manager, None, id(frame), 0), self.place)
+
+    async def _visit_home(self, entry: Entry, origin: Seat) -> None:
+        await self._move_to(None, entry, None)
+        if self.cancelled is not None:
+            # It came on the way. Raised here, it would run the ``finally`` of the body, which
+            # belongs to the worker, on the loop. So it is raised over there.
+            await self._move_to(origin, None, None)
+        self.entries[-1] = (*entry[:3], self.count_cancels())
 
     def leave(self, manager: object, error: BaseException | None) -> Coroutine[Any, Any, None]:
-        """Pop the innermost block, whose body ended with *error*, and go to where it began."""
+        """Pop the innermost entry, whose body ended with *error*, and go to where it began."""
         self._make_innermost(manager)
         below = self.entries[-2][1] if len(self.entries) > 1 else None
         if below is self.place:
             self.entries.pop()
             return stay()
+        if (
+            self.place is None
+            and error is not None
+            and self.is_cancellation(error)
+            and self.cancelled is None
+            and self.count_cancels() > self.entries[-1][3]
+        ):
+            # Who swallows it on the worker meets it again. (What is swallowed within the loop part
+            # belongs to the await that raised it: then nothing leaves.)
+            self.cancelled = error.args
         return self._move_to(below, None, error)
 
     def has_entered(self, manager: object) -> bool:
@@ -156,7 +208,7 @@ class Strand(ABC):
         thread, in the middle of anything, and both may have entered the same object. Then the
         frame that entered it for this task is still inside, further up the stack.
         """
-        entered = next((entry[4] for entry in reversed(self.entries) if entry[0] is manager), None)
+        entered = next((entry[2] for entry in reversed(self.entries) if entry[0] is manager), None)
         if entered is None or frame is None:
             return False
         if id(frame) == entered:
@@ -183,7 +235,7 @@ class Strand(ABC):
 
     def _seat_of(self, executor: Executor) -> Seat | None:
         """The worker of *executor* that this task holds already, parked or not."""
-        for _, place, _, _, _ in self.entries:
+        for _, place, _, _ in self.entries:
             if place is not None and place.executor is executor:
                 return place
         return None
@@ -235,8 +287,9 @@ class Strand(ABC):
             return error
         if isinstance(failure, BaseException):
             return failure
-        block = "the block" if self._entering is None else f"the block at {where(self._entering)}"
-        return RuntimeError(f"{block} did not begin: {failure or NOT_DRIVEN}")
+        seat = self.place if self._entering is None else self._entering[1]
+        block = "the block" if seat is None else f"the block at {seat.where()}"
+        return RuntimeError(f"{block} cannot go on: {failure or NOT_DRIVEN}")
 
     def _raise_cancellation(self, error: BaseException | None) -> None:
         """At the exit of a block that ended with *error*: the task was cancelled meanwhile.
@@ -248,7 +301,7 @@ class Strand(ABC):
         if self.place is None:
             self.cancelled = None
         same = type(error) is type(cancellation) and error.args == cancellation.args
-        if same or isinstance(error, _STRONGER):
+        if same or isinstance(error, STRONGER):
             return
         try:
             raise cancellation
@@ -276,17 +329,19 @@ class Strand(ABC):
         self.place = seat
         if self._worker_context is None:
             self._worker_context = Context()
-            self._worker_tokens = {}
+            self.worker_tokens = {}
         ended = self._worker_context.run(self._step_in_worker)
         if ended is not None:
             self._end_in_worker(ended)
             return False
         target, stays = self._heading, self._stays
         if stays:
-            seat.close_gate()
+            seat.close_gate(None if target is None else target.executor)
         # From here on the task is not ours: the next driver may have it before the call returns.
         if target is None:
             self.coro = None
+            if stays:
+                self.watch_task()
             self.post_home()
         elif not target.is_taken():
             self._book(target)
@@ -317,8 +372,8 @@ class Strand(ABC):
         assert values is not None, "kept since the task left the loop"
         assert context is not None, "this runs in it"
         if context:
-            return carry_over(values, context, self._worker_tokens)
-        self._worker_tokens = fill(values)
+            return carry_over(values, context, self.worker_tokens)
+        self.worker_tokens = fill(values)
         return True
 
     def _book(self, seat: Seat) -> None:
@@ -345,10 +400,23 @@ class Strand(ABC):
             "a task ended inside the block at %s, and is finished from there. Did an async "
             "generator yield inside of it, and was it not closed? Iterate it under "
             "contextlib.aclosing()",
-            where(self.entries[-1]) if self.entries else "an unknown line",
+            self.where(),
         )
         self.let_go()
         self.post_end(ended)
+
+    def left_for_home(self, seat: Seat) -> bool:
+        """In a parked worker: whether the task went from *seat* to the loop."""
+        entries = self.entries
+        innermost = next((place for _, place, _, _ in reversed(entries) if place is not None), None)
+        return bool(entries) and entries[-1][1] is None and innermost is seat
+
+    def where(self) -> str:
+        """The ``file:line`` of the innermost block."""
+        for _, place, _, _ in reversed(self.entries):
+            if place is not None:
+                return place.where()
+        return "an unknown line"
 
     def let_go(self) -> None:
         """Let go of the coroutine and of all workers: this task has no way back to them."""

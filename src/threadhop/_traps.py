@@ -19,5 +19,11 @@ def hand_over(marker: T) -> Generator[T, None, None]:
     yield marker
 
 
+@types.coroutine
+def checkpoint() -> Generator[None, None, None]:
+    """On an asyncio loop: suspend the task for a turn of the loop, as ``sleep(0)`` does."""
+    yield
+
+
 async def stay() -> None:
     """Go nowhere: what is awaited where the task is in the right thread already."""

@@ -7,7 +7,8 @@ from asyncio import _get_running_loop
 from .._errors import NO_LOOP
 from .._strand import Strand
 from .._whereabouts import here
-from ._asyncio import strand_of_current_task
+from ._asyncio import existing_strand_of_current_task, strand_of_current_task
+from ._asyncio import raise_pending_cancellation as raise_pending_cancellation
 
 
 def current_strand() -> Strand:
@@ -19,3 +20,12 @@ def current_strand() -> Strand:
     if seat is not None and seat.strand is not None:
         return seat.strand
     raise RuntimeError(NO_LOOP)
+
+
+def current_strand_or_none() -> Strand | None:
+    """The strand of the running task, if it has one already."""
+    loop = _get_running_loop()
+    if loop is not None:
+        return existing_strand_of_current_task(loop)
+    seat = here.seat
+    return None if seat is None else seat.strand

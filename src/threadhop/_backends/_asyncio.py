@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
+import weakref
 from _thread import allocate_lock
 from asyncio import AbstractEventLoop, Task
 from collections import deque
@@ -18,11 +20,13 @@ from concurrent.futures import Executor
 from contextvars import Context
 from typing import Any
 
-from .._errors import NO_TASK, log
+from .._errors import LOOP_CLOSED, NO_TASK, TASK_LEFT, log
 from .._outcome import Ended
+from .._parking import process_is_ending
 from .._seat import Seat
-from .._strand import Strand, where
-from .._traps import hand_over
+from .._strand import Strand
+from .._traps import checkpoint, hand_over
+from ._loop_call import LoopCall, call_in_loop
 
 # A task of the pure Python class is unknown to the current_task() written in C.
 _py_current_task: Callable[[AbstractEventLoop], Task[Any] | None] = getattr(
@@ -34,12 +38,25 @@ _PyFuture: type[asyncio.Future[Any]] = getattr(asyncio.futures, "_PyFuture", asy
 _fence = allocate_lock()
 
 
+def _current_task(loop: AbstractEventLoop) -> Task[Any] | None:
+    """In the loop thread."""
+    return asyncio.current_task(loop) or _py_current_task(loop)
+
+
+def raise_pending_cancellation(loop: AbstractEventLoop) -> None:
+    """In the loop thread: what the next ``await`` would raise."""
+    task = _current_task(loop)
+    if task is not None and getattr(task, "_must_cancel", False):
+        message = getattr(task, "_cancel_message", None)
+        raise asyncio.CancelledError(*(() if message is None else (message,)))
+
+
 def strand_of_current_task(loop: AbstractEventLoop) -> Strand:
     """In the loop thread."""
     # An attribute of the task rather than an entry of a weak dictionary: the strand holds a Context
     # whose values may refer to the task. In a global dictionary such a value would keep its own key
     # alive for ever; as an attribute it is part of a cycle like any other.
-    task = asyncio.current_task(loop) or _py_current_task(loop)
+    task = _current_task(loop)
     if task is None:
         raise RuntimeError(NO_TASK)
     try:
@@ -47,6 +64,12 @@ def strand_of_current_task(loop: AbstractEventLoop) -> Strand:
     except AttributeError:
         strand = AsyncioStrand(loop)
         task._threadhop_strand = strand  # type: ignore[attr-defined]
+    return strand
+
+
+def existing_strand_of_current_task(loop: AbstractEventLoop) -> Strand | None:
+    """In the loop thread."""
+    strand: Strand | None = getattr(_current_task(loop), "_threadhop_strand", None)
     return strand
 
 
@@ -69,6 +92,10 @@ class AsyncioStrand(Strand):
     _wakeup: Callable[[object], None] | None = None
     _context: Context | None = None
     _ended: Ended | None = None
+    #: The call that the worker waits for, see ``Caller``.
+    inner: LoopCall | None = None
+    #: The task, for the parked workers.
+    _task: weakref.ref[Task[Any]] | None = None
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
@@ -76,7 +103,7 @@ class AsyncioStrand(Strand):
         super().__init__(home.asyncgen_hooks)
 
     def __repr__(self) -> str:
-        place = f"in the block at {where(self.entries[-1])}" if self.entries else "on its way"
+        place = f"in the block at {self.where()}" if self.entries else "on its way"
         return f"<threadhop: {place}>"
 
     # The future, as the Task sees it. All in the loop thread.
@@ -120,13 +147,19 @@ class AsyncioStrand(Strand):
         Always True: that tells the Task not to raise anything by itself. This may run in a signal
         handler, between any two lines of this thread, so it never waits for a lock.
         """
+        args = () if msg is None else (msg,)
+        self.seen_args = args
+        self.seen_cancels += 1
         if self.cancelled is None:
-            self.cancelled = () if msg is None else (msg,)
+            self.cancelled = args
         if _fence.acquire(False):
             _fence.release()
         booking = self.booking
         if booking is not None:
             booking.fail(None)
+        inner = self.inner
+        if inner is not None:
+            inner.cancel(args)
         return True
 
     def result(self) -> None:
@@ -140,11 +173,7 @@ class AsyncioStrand(Strand):
         self._home.post(self, self._loop)
 
     def lose(self) -> None:
-        log.warning(
-            "the event loop was closed while a task was away in the block at %s: the task is "
-            "lost. Let the loop wait for its tasks before you close it",
-            where(self.entries[-1]) if self.entries else "an unknown line",
-        )
+        log.warning(LOOP_CLOSED if self._loop.is_closed() else TASK_LEFT, self.where())
         self.let_go()
         self._wakeup = self._context = None
 
@@ -168,15 +197,45 @@ class AsyncioStrand(Strand):
             # The error that ends the task has a traceback, whose frames lead back to this one.
             del self, wakeup, context
 
+    def watch_task(self) -> None:
+        self._task = weakref.ref(self._wakeup.__self__)  # type: ignore[union-attr]
+
     def home_is_gone(self) -> bool:
-        return self._loop.is_closed()
+        if self._loop.is_closed():
+            return True
+        if self._task is not None:
+            task = self._task()
+            if task is None or task.done():
+                return True
+        # A loop that runs in a thread of its own may still bring the task back; but daemon
+        # threads are not waited for.
+        return process_is_ending() and (not self._loop.is_running() or self._home.thread.daemon)
 
     def default_executor(self) -> Executor:
         executor: Executor | None = getattr(self._loop, "_default_executor", None)
         return self._home.default_executor if executor is None else executor
 
-    def cancellation(self) -> asyncio.CancelledError:
-        return asyncio.CancelledError(*(self.cancelled or ()))
+    def is_cancellation(self, error: BaseException | None) -> bool:
+        return isinstance(error, asyncio.CancelledError)
+
+    def count_cancels(self) -> int:
+        wakeup = self._wakeup
+        if wakeup is None:
+            task = _current_task(self._loop)
+            return 0 if task is None else task.cancelling()
+        return wakeup.__self__.cancelling()  # type: ignore[attr-defined, no-any-return]
+
+    def cancellation(self, args: tuple[Any, ...] | str | None = None) -> asyncio.CancelledError:
+        if args is None:
+            args = self.cancelled or ()
+        return asyncio.CancelledError(*((args,) if isinstance(args, str) else args))
+
+    async def let_pending_cancellation_out(self) -> None:
+        if getattr(_current_task(self._loop), "_must_cancel", False):
+            await checkpoint()
+
+    def call_home(self, func: Callable[[], Any]) -> Any:
+        return call_in_loop(self, func, self.worker_tokens)
 
 
 def _finish(task: Task[Any], ended: Ended) -> None:
@@ -205,7 +264,7 @@ class _Home:
     and one callback of the loop then resumes all.
     """
 
-    __slots__ = ("_armed", "_ready", "asyncgen_hooks", "default_executor")
+    __slots__ = ("_armed", "_ready", "asyncgen_hooks", "default_executor", "thread")
 
     def __init__(self) -> None:
         self._ready: deque[AsyncioStrand] = deque()
@@ -215,6 +274,8 @@ class _Home:
         #: The loop's own: it has set them when it began to run. (What sys returns is unknown to
         #: the garbage collector, and they refer to the loop.)
         self.asyncgen_hooks = tuple(sys.get_asyncgen_hooks())
+        #: The thread that runs the loop.
+        self.thread = threading.current_thread()
 
     def post(self, strand: AsyncioStrand, loop: AbstractEventLoop) -> None:
         """In any thread."""

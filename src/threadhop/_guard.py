@@ -1,0 +1,152 @@
+"""Cancellation that legacy code cannot lose."""
+
+from __future__ import annotations
+
+import functools
+from asyncio import _get_running_loop
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+from ._backends import current_strand, raise_pending_cancellation
+from ._callables import asynchronous_kind, name_of
+from ._errors import GUARDED, NOT_ASYNC
+from ._strand import STRONGER, Guarded
+from ._whereabouts import here
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def check_cancelled() -> None:
+    """Raise the cancellation that this code has yet to see, if there is one.
+
+    For long-running code on a worker: in the body of a block, in anything that it calls, and in
+    functions that ``exec_in_executor`` or ``AsyncExecutor.run`` run on a thread of this process.
+    A checkpoint for code that cannot await::
+
+        for row in rows:
+            check_cancelled()
+            convert(row)
+
+    Raises:
+        asyncio.CancelledError: with the cancel message, once the task (of a block) or the future
+            (of a call) has been cancelled. Swallowing it does not help: the next check raises it
+            again, and so does the exit of the block.
+
+    On the loop it raises if a cancellation is pending, which the next ``await`` would raise, too.
+    In a thread that works for no task it does nothing. It never waits.
+
+    .. versionadded:: 0.1
+    """
+    loop = _get_running_loop()
+    if loop is not None:
+        raise_pending_cancellation(loop)
+        return
+    seat = here.seat
+    strand = None if seat is None else seat.strand
+    if strand is not None and strand.cancelled is not None:
+        raise strand.cancellation()
+
+
+class cancellation_guard:  # noqa: N801 - reads like a keyword
+    """See to it that no ``except:`` in the body swallows a cancellation.
+
+    ``async with cancellation_guard():`` around legacy code, or ``@cancellation_guard()`` on an
+    async function. If the task was cancelled inside, and that CancelledError did not come out
+    (somebody swallowed it, or raised something else instead), the guard raises CancelledError at
+    its exit; the error that came out is its ``__context__``. ::
+
+        async with cancellation_guard():
+            async with threadpool():
+                legacy_report()               # try: ... except: pass
+
+    It may stand on the loop or in the body of a block, and be used again and nested.
+
+    Quiet when nothing was cancelled, about what was cancelled before it, when ``Task.uncancel()``
+    dealt with the cancellation (``asyncio.timeout`` does), and when KeyboardInterrupt or SystemExit
+    come out.
+
+    The message is that of the cancellation where it is known: if it passed through a block, or is
+    in the context chain of the error that came out. Otherwise the message says that the guard
+    raised it.
+
+    A cancellation that came while the body was on a worker it knows for certain. One that came at
+    a plain ``await`` it knows by ``Task.cancelling()``. On Python 3.11 and 3.12 a TaskGroup whose
+    body failed leaves that one too high: a guard around such a group raises although nobody
+    cancelled. Put the guard inside of the group.
+
+    Raises:
+        asyncio.CancelledError: as told above, in the thread where the guard ends.
+        RuntimeError: at entry, if no task runs here.
+        TypeError: as a decorator, if the function is not a coroutine function.
+
+    .. versionadded:: 0.1
+    """
+
+    __slots__ = ()
+
+    def __call__(
+        self, func: Callable[P, Coroutine[Any, Any, T]], /
+    ) -> Callable[P, Coroutine[Any, Any, T]]:
+        if not callable(func) or asynchronous_kind(func) != "a coroutine function":
+            raise TypeError(NOT_ASYNC.format(name=name_of(func)))
+
+        @functools.wraps(func)
+        async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+            async with self:
+                return await func(*args, **kwargs)
+
+        return guarded
+
+    async def __aenter__(self) -> None:
+        strand = current_strand()
+        strand.guards.append(
+            Guarded(self, strand.count_cancels(), strand.seen_cancels, strand.cancelled is not None)
+        )
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(exc, GeneratorExit):
+            return  # Perhaps the garbage collector's, with no task at all.
+        strand = current_strand()
+        guards = strand.guards
+        at = max(at for at, guarded in enumerate(guards) if guarded.guard is self)
+        guarded = guards.pop(at)
+        if isinstance(exc, STRONGER) or strand.is_cancellation(exc):
+            return
+        known = strand.cancelled is not None and not guarded.was_cancelled
+        if not known and strand.count_cancels() <= guarded.cancels:
+            return
+        if strand.place is None:
+            # If the task has not even been told, its next await is where it learns it.
+            await strand.let_pending_cancellation_out()
+        if strand.seen_cancels > guarded.seen_cancels:
+            args: tuple[Any, ...] | None = strand.seen_args
+        else:
+            args = _args_in_chain(exc, strand.is_cancellation)
+        try:
+            raise strand.cancellation(GUARDED if args is None else args)
+        finally:
+            del exc, traceback  # They refer to this frame.
+
+
+def _args_in_chain(
+    error: BaseException | None, is_cancellation: Callable[[BaseException], bool]
+) -> tuple[Any, ...] | None:
+    """The arguments of a cancellation that *error* was raised from, or while it was handled."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        error = waiting.pop()
+        if error is None or id(error) in seen:
+            continue
+        if is_cancellation(error):
+            return error.args
+        seen.add(id(error))
+        waiting += (error.__context__, error.__cause__)
+    return None

@@ -1,0 +1,71 @@
+"""Workers whose task is elsewhere: they wait, and do no work.
+
+Here is noted which they are. All workers of an executor may be parked at once, and then nothing
+that the parked tasks wait for may need one of them. Nobody can tell whether it does; but it can be
+said which blocks hold the workers.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures.thread  # its exit hook must be there before ours
+import threading
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from ._errors import ALL_PARKED, log
+
+if TYPE_CHECKING:
+    from ._seat import Seat
+
+_PARKED = "_threadhop_parked"
+_WARNED = "_threadhop_warned"
+
+
+def leave(seat: Seat, towards: Executor | None) -> None:
+    """In the worker, which is about to wait: its task is away on the loop, or in *towards*."""
+    executor = seat.executor
+    if type(executor) is not ThreadPoolExecutor:
+        return
+    parked: set[Seat] = executor.__dict__.setdefault(_PARKED, set())
+    parked.add(seat)
+    # A task that went to another pool comes back by itself, unless all of that is parked, too.
+    if _all_parked(executor) and (towards is None or _all_parked(towards)):
+        places = tuple(sorted(other.where() for other in parked.copy()))
+        # Once for each set of lines: it may be just how the program works.
+        warned: set[tuple[str, ...]] = executor.__dict__.setdefault(_WARNED, set())
+        if places not in warned:
+            warned.add(places)
+            log.warning(ALL_PARKED, len(places), executor, ", ".join(places))
+
+
+def _all_parked(executor: Executor) -> bool:
+    if type(executor) is not ThreadPoolExecutor:
+        return False
+    return len(executor.__dict__.get(_PARKED, ())) >= executor._max_workers
+
+
+def come_back(seat: Seat) -> None:
+    """In the worker, which goes on."""
+    parked = seat.executor.__dict__.get(_PARKED)
+    if parked is not None:
+        parked.discard(seat)
+
+
+class _Process:
+    #: Written once, by the main thread at the end of the process.
+    is_ending = False
+
+
+def process_is_ending() -> bool:
+    """Whether the main thread has come to its end, and waits for the workers to end."""
+    return _Process.is_ending
+
+
+def _note_the_end() -> None:
+    _Process.is_ending = True
+
+
+# ``atexit`` is too late: it comes after the workers were joined, and a parked one does not end.
+# These hooks run last-first, so ours comes before that of concurrent.futures, which joins them.
+assert concurrent.futures.thread is not None
+threading._register_atexit(_note_the_end)  # type: ignore[attr-defined]
