@@ -19,6 +19,7 @@ from ._errors import (
     NOT_ENTERED,
     NOT_PLAIN,
     REMOTE,
+    WORKER_GONE,
     explain,
 )
 from ._function import ThreadpoolFunction
@@ -60,6 +61,8 @@ class ThreadpoolBlock:
     ) -> Coroutine[Any, Any, None]:
         strand = current_strand_or_none()
         if strand is None or not strand.has_entered(self):
+            if strand is not None and strand.is_lost and exc is not None:
+                return stay()
             return _left_elsewhere(exc)
         if exc is not None:
             if isinstance(exc, GeneratorExit) and not strand.is_closing(self, sys._getframe(1)):
@@ -127,6 +130,9 @@ class eventloop:  # noqa: N801 - reads like a keyword
     ) -> Coroutine[Any, Any, None]:
         strand = current_strand_or_none()
         if strand is None or not strand.has_entered(self):
+            if strand is not None and strand.is_lost and exc is None:
+                # What comes next belongs on the worker. It must not run here.
+                raise RuntimeError(WORKER_GONE)
             return stay()
         if isinstance(exc, GeneratorExit) and not strand.is_closing(self, sys._getframe(1)):
             return stay()

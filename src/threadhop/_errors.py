@@ -19,6 +19,10 @@ LOOP_CLOSED = (
     "the event loop was closed while a task was in the block at %s: the task is lost. Let the loop "
     "wait for its tasks before you close it"
 )
+LOOP_STOPPED = (
+    "the process ends, and the loop of a task that is in an eventloop() part of the block at %s "
+    "does not run any more: the task is lost. Let the loop wait for its tasks before you end it"
+)
 TASK_LEFT = (
     "a task ended in an eventloop() part of the block at %s without leaving it; its worker is free "
     "again. Leave both with 'async with'"
@@ -64,7 +68,10 @@ NOT_ENTERED = (
     "this task is not inside the block that it is leaving. Leave a block in the task that "
     "entered it"
 )
-WORKER_GONE = "its worker has gone: the process is about to end"
+WORKER_GONE = (
+    "the body of a block cannot go on: its worker has gone, for the process is about to end. Let "
+    "the main thread wait for the loop"
+)
 DROPPED = (
     "its executor dropped the job. Was it shut down with cancel_futures=True? Shut it down after "
     "the tasks that use it"

@@ -72,9 +72,9 @@ class cancellation_guard:  # noqa: N801 - reads like a keyword
     raised it.
 
     A cancellation that came while the body was on a worker it knows for certain. One that came at
-    a plain ``await`` it knows by ``Task.cancelling()``. On Python 3.11 and 3.12 a TaskGroup whose
-    body failed leaves that one too high: a guard around such a group raises although nobody
-    cancelled. Put the guard inside of the group.
+    a plain ``await`` it knows by ``Task.cancelling()``. On Python 3.11 and 3.12 a TaskGroup leaves
+    that one too high if a child failed while the group waited at its end: a guard around such a
+    group raises although nobody cancelled. Put the guard inside of the group.
 
     Raises:
         asyncio.CancelledError: as told above, in the thread where the guard ends.
@@ -125,10 +125,9 @@ class cancellation_guard:  # noqa: N801 - reads like a keyword
         if strand.place is None:
             # If the task has not even been told, its next await is where it learns it.
             await strand.let_pending_cancellation_out()
-        if strand.seen_cancels > guarded.seen_cancels:
-            args: tuple[Any, ...] | None = strand.seen_args
-        else:
-            args = _args_in_chain(exc, strand.is_cancellation)
+        args = _args_in_chain(exc, strand.is_cancellation)
+        if args is None and strand.seen_cancels > guarded.seen_cancels:
+            args = strand.seen_args
         try:
             raise strand.cancellation(GUARDED if args is None else args)
         finally:

@@ -175,10 +175,12 @@ class Seat:
                 if strand.home_is_gone():
                     self._vacant = True
                     # The task may come just now. One of the two gets the gate.
-                    if not self._gate.acquire(False):
-                        if strand.left_for_home(self):
-                            strand.lose()
-                        return False
+                    if self._gate.acquire(False):
+                        self._vacant = False
+                        break
+                    if strand.left_for_home(self):
+                        strand.lose()
+                    return False
         finally:
             _parking.come_back(self)
         return self.strand is not None

@@ -70,8 +70,10 @@ class Strand(ABC):
     #: read by the workers.
     cancelled: tuple[Any, ...] | None = None
 
-    #: How many cancellations came while the task was away, and the arguments of the last one.
-    #: Written by the loop thread.
+    #: Whether the workers were sent away while the task was in a block.
+    is_lost = False
+    #: How many cancellations came while the task was away, and the arguments of the last one that
+    #: was raised, or will be: of several at once it is the first. Written by the loop thread.
     seen_cancels = 0
     seen_args: tuple[Any, ...] = ()
 
@@ -420,6 +422,7 @@ class Strand(ABC):
 
     def let_go(self) -> None:
         """Let go of the coroutine and of all workers: this task has no way back to them."""
+        self.is_lost = True
         places = {entry[1] for entry in self.entries}
         self.entries.clear()
         self.coro = None

@@ -11,7 +11,15 @@ from functools import partial
 from typing import Any, assert_type
 
 import threadhop
-from threadhop import ThreadpoolBlock, ThreadpoolFunction, threadpool
+from threadhop import (
+    ThreadpoolBlock,
+    ThreadpoolFunction,
+    cancellation_guard,
+    check_cancelled,
+    eventloop,
+    exec_in_eventloop,
+    threadpool,
+)
 
 pool = ThreadPoolExecutor()
 maybe: Executor | None = None
@@ -135,3 +143,92 @@ async def methods(owner: Owner) -> None:
 async def builtins_and_partials() -> None:
     assert_type(await threadpool(len)([1]), int)
     assert_type(await threadpool(partial(plain, 1))(), str)
+
+
+# --- back to the loop ---
+
+assert_type(eventloop(), eventloop)
+eventloop(pool)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def a_loop_part_returns_what_its_body_returns() -> int:
+    async with threadpool():
+        async with eventloop() as bound:
+            assert_type(bound, None)
+            # No "missing return": the checkers know that the loop part swallows nothing.
+            return 1
+
+
+async def a_loop_part_binds_for_the_lines_after_it() -> None:
+    async with threadpool(), eventloop():
+        value = str(1)
+    assert_type(value, str)
+
+
+async def fetch(number: int, /, *, key: str = "") -> bytes:
+    return b""
+
+
+def awaitable(number: int) -> Coroutine[Any, Any, str]:
+    raise NotImplementedError
+
+
+def sent_to_the_loop() -> None:
+    # What the coroutine returns, not the coroutine: the asynchronous overload comes first.
+    assert_type(exec_in_eventloop(fetch, 1, key="k"), bytes)
+    assert_type(exec_in_eventloop(awaitable, number=1), str)
+    assert_type(exec_in_eventloop(partial(fetch, 1)), bytes)
+    assert_type(exec_in_eventloop(plain, 1), str)
+    assert_type(exec_in_eventloop(plain, number=1), str)
+    assert_type(exec_in_eventloop(partial(plain, 1)), str)
+    assert_type(exec_in_eventloop(Owner().plain, 1), str)
+    assert_type(exec_in_eventloop(guarded, 1), bytes)
+
+    exec_in_eventloop(fetch, "1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    exec_in_eventloop(fetch)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    exec_in_eventloop(plain, other=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    exec_in_eventloop(fetch(1))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+
+
+# --- cancellation ---
+
+
+def checks() -> None:
+    check_cancelled()
+    check_cancelled(1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+assert_type(cancellation_guard(), cancellation_guard)
+
+
+async def a_guard_returns_what_its_body_returns() -> int:
+    async with cancellation_guard() as bound:
+        assert_type(bound, None)
+        # No "missing return": the checkers know that the guard swallows nothing.
+        return 1
+
+
+@cancellation_guard()
+async def guarded(number: int, /, *, key: str = "") -> bytes:
+    return b""
+
+
+class Guarded:
+    @cancellation_guard()
+    async def method(self, number: int) -> str:
+        return ""
+
+
+async def the_decorator_keeps_the_signature() -> None:
+    pending = guarded(1)
+    assert_type(pending, Coroutine[Any, Any, bytes]).close()
+    assert_type(await guarded(1, key="k"), bytes)
+    assert_type(await Guarded().method(number=1), str)
+
+    await guarded("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await guarded(number=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await Guarded().method()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+cancellation_guard()(plain)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+cancellation_guard(plain)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

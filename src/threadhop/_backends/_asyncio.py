@@ -20,7 +20,7 @@ from concurrent.futures import Executor
 from contextvars import Context
 from typing import Any
 
-from .._errors import LOOP_CLOSED, NO_TASK, TASK_LEFT, log
+from .._errors import LOOP_CLOSED, LOOP_STOPPED, NO_TASK, TASK_LEFT, log
 from .._outcome import Ended
 from .._parking import process_is_ending
 from .._seat import Seat
@@ -148,10 +148,9 @@ class AsyncioStrand(Strand):
         handler, between any two lines of this thread, so it never waits for a lock.
         """
         args = () if msg is None else (msg,)
-        self.seen_args = args
         self.seen_cancels += 1
         if self.cancelled is None:
-            self.cancelled = args
+            self.cancelled = self.seen_args = args
         if _fence.acquire(False):
             _fence.release()
         booking = self.booking
@@ -173,7 +172,14 @@ class AsyncioStrand(Strand):
         self._home.post(self, self._loop)
 
     def lose(self) -> None:
-        log.warning(LOOP_CLOSED if self._loop.is_closed() else TASK_LEFT, self.where())
+        task = None if self._task is None else self._task()
+        if self._loop.is_closed():
+            what = LOOP_CLOSED
+        elif task is None or task.done():
+            what = TASK_LEFT
+        else:
+            what = LOOP_STOPPED
+        log.warning(what, self.where())
         self.let_go()
         self._wakeup = self._context = None
 

@@ -60,8 +60,10 @@ class LoopCall:
             except RuntimeError:
                 raise RuntimeError(LOOP_IS_CLOSED) from None
             while not self._gate.acquire(timeout=POLL):
-                # Once more: the result may have come just before the loop was closed.
-                if caller.home_is_gone() and not self._gate.acquire(False):
+                if caller.home_is_gone():
+                    # Once more: the result may have come just before the loop was closed.
+                    if self._gate.acquire(False):
+                        break
                     raise RuntimeError(LOOP_WENT_AWAY)
         finally:
             caller.inner = None
@@ -111,6 +113,8 @@ class LoopCall:
             self._end(None, exc)
         else:
             self._end(value, None)
+        finally:
+            del task  # A traceback of its error refers to this frame.
 
     def _end(self, value: Any, error: BaseException | None) -> None:
         self._ended = Ended(value, error)
