@@ -250,6 +250,8 @@ loop.run_until_complete(main(nested()))
 say("main ends")
 """)
     assert program.lines == ["main ends", "RuntimeError"]
+    # The loop was stopped, and there is no part at all here.
+    assert all("a task ended in an eventloop() part" not in line for line in program.warnings)
 
 
 # --- the task is abandoned, or ends in its part

@@ -172,10 +172,9 @@ class AsyncioStrand(Strand):
         self._home.post(self, self._loop)
 
     def lose(self) -> None:
-        task = None if self._task is None else self._task()
         if self._loop.is_closed():
             what = LOOP_CLOSED
-        elif task is None or task.done():
+        elif self._task_has_ended():
             what = TASK_LEFT
         else:
             what = LOOP_STOPPED
@@ -209,13 +208,18 @@ class AsyncioStrand(Strand):
     def home_is_gone(self) -> bool:
         if self._loop.is_closed():
             return True
-        if self._task is not None:
-            task = self._task()
-            if task is None or task.done():
-                return True
+        if self._task_has_ended():
+            return True
         # A loop that runs in a thread of its own may still bring the task back; but daemon
         # threads are not waited for.
         return process_is_ending() and (not self._loop.is_running() or self._home.thread.daemon)
+
+    def _task_has_ended(self) -> bool:
+        """False as long as nobody watches it."""
+        if self._task is None:
+            return False
+        task = self._task()
+        return task is None or task.done()
 
     def default_executor(self) -> Executor:
         executor: Executor | None = getattr(self._loop, "_default_executor", None)
