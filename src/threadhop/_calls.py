@@ -1,18 +1,181 @@
-"""The function core: calls across the border, for code that cannot be a block."""
+"""The function core: calls across the border, for code that is no block."""
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import functools
+import threading
 from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar, overload
 
-from . import _parking
-from ._errors import NO_CALLER, NOT_CALLABLE, ON_LOOP_THREAD
+from . import _parking, _settings
+from ._backends._call import CallForLoop, CallForThreads, LoopFuture
+from ._backends._home import default_executor_of
+from ._errors import (
+    FORGOT_CALL_OF,
+    NO_CALLER,
+    NO_RUNNING_LOOP,
+    NOT_AN_EXECUTOR_FOR,
+    NOT_CALLABLE,
+    ON_LOOP_THREAD,
+)
 from ._whereabouts import here
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def check_executor(name: str, executor: object) -> None:
+    if isinstance(executor, Executor):
+        return
+    if isinstance(executor, type) and issubclass(executor, Executor):
+        raise TypeError(FORGOT_CALL_OF.format(name=name, kind=executor.__qualname__))
+    raise TypeError(NOT_AN_EXECUTOR_FOR.format(name=name, got=repr(executor)))
+
+
+def check_callable(name: str, func: object) -> None:
+    if not callable(func):
+        raise TypeError(NOT_CALLABLE.format(name=name, got=repr(func)))
+
+
+def configure(*, executor: Executor | None = None) -> None:
+    """Set the executor that blocks and calls of this process use where none is named.
+
+    None removes it: then it is the default executor of the loop again. It concerns what is entered
+    or called from now on, in every thread; nobody shuts the old or the new one down.
+
+    Raises:
+        TypeError: if *executor* is no ``concurrent.futures.Executor``.
+
+    .. versionadded:: 0.1
+    """
+    if executor is not None:
+        check_executor("configure()", executor)
+    _settings.executor = executor
+
+
+@overload
+def exec_in_executor(
+    executor: Executor | None,
+    func: Callable[P, Coroutine[Any, Any, T]],
+    /,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> asyncio.Future[T]: ...
+
+
+@overload
+def exec_in_executor(
+    executor: Executor | None, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+) -> asyncio.Future[T]: ...
+
+
+def exec_in_executor(
+    executor: Executor | None, func: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> asyncio.Future[Any]:
+    """Call *func* in *executor*; return a future of the running loop.
+
+    A plain function: it may be called wherever a loop runs, also from code that is not async, and
+    the call is on its way when it returns. Awaiting the future of a plain function is equivalent
+    to::
+
+        await asyncio.to_thread(func, *args, **kwargs)      # in executor
+
+    Args:
+        executor: Any ``concurrent.futures.Executor``, process pools and clusters included. None:
+            the one given to ``configure()``, else the default executor of the loop.
+        func: A function, a coroutine function, a partial of one, or an object with an async
+            ``__call__``. A coroutine runs on an event loop of the worker thread's own.
+
+    On a thread of this process *func* sees a copy of the caller's context variables,
+    ``asyncio.get_event_loop()`` finds the loop of the thread, ``exec_in_eventloop`` calls the loop
+    that the call came from, and ``check_cancelled`` tells whether the future was cancelled. Another
+    process gets the bare call.
+
+    Cancellation: the future is cancelled at once. A call that has not begun is taken back, a
+    coroutine on a thread of this process is cancelled; a plain function cannot be stopped, and goes
+    on to its end, or to its next ``check_cancelled()``.
+
+    Raises:
+        TypeError: at the call, if *executor* is no executor or *func* not callable.
+        RuntimeError: at the call, if no loop runs, or if the executor was shut down.
+        BaseException: from the future, whatever *func* raises; StopIteration as RuntimeError,
+            ``concurrent.futures.CancelledError`` if the executor dropped the call, a TypeError that
+            names the part that cannot be pickled.
+
+    .. versionadded:: 0.1
+    """
+    if executor is not None:
+        check_executor("exec_in_executor()", executor)
+    check_callable("exec_in_executor()", func)
+    loop = _get_running_loop()
+    if loop is None:
+        raise RuntimeError(NO_RUNNING_LOOP.format(name="exec_in_executor()"))
+    if executor is None:
+        executor = _settings.executor
+        if executor is None:
+            executor = default_executor_of(loop)
+    return CallForLoop(executor, loop, func, args, kwargs).start_with(LoopFuture)
+
+
+@overload
+def exec_in_executor_threading_future(
+    executor: Executor | None,
+    func: Callable[P, Coroutine[Any, Any, T]],
+    /,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> concurrent.futures.Future[T]: ...
+
+
+@overload
+def exec_in_executor_threading_future(
+    executor: Executor | None, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+) -> concurrent.futures.Future[T]: ...
+
+
+def exec_in_executor_threading_future(
+    executor: Executor | None, func: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> concurrent.futures.Future[Any]:
+    """Call *func* in *executor*; return a future that threads can wait for.
+
+    The same as ``exec_in_executor`` for callers that are not async: it needs no event loop. Without
+    one, and with no executor named or configured, it uses a pool of the library's own.
+
+    ``future.result()`` blocks: never call it on a loop thread. Cancellation is that of
+    ``exec_in_executor``: the future is cancelled at once, also while the call runs.
+
+    Raises:
+        TypeError: at the call, if *executor* is no executor or *func* not callable.
+        RuntimeError: at the call, if the executor was shut down.
+        BaseException: from the future, as for ``exec_in_executor``.
+
+    .. versionadded:: 0.1
+    """
+    if executor is not None:
+        check_executor("exec_in_executor_threading_future()", executor)
+    check_callable("exec_in_executor_threading_future()", func)
+    loop = _get_running_loop()
+    if executor is None:
+        executor = _settings.executor
+        if executor is None:
+            executor = _shared_pool() if loop is None else default_executor_of(loop)
+    return CallForThreads(executor, loop, func, args, kwargs).start_with_future()
+
+
+_shared_pool_lock = threading.Lock()
+#: Made by the first who needs it, guarded by the lock; ends with the process.
+_shared: list[ThreadPoolExecutor] = []
+
+
+def _shared_pool() -> Executor:
+    with _shared_pool_lock:
+        if not _shared:
+            _shared.append(ThreadPoolExecutor(thread_name_prefix="threadhop"))
+        return _shared[0]
 
 
 @overload
@@ -51,16 +214,15 @@ def exec_in_eventloop(func: Callable[..., Any], /, *args: Any, **kwargs: Any) ->
 
     .. versionadded:: 0.1
     """
-    if not callable(func):
-        raise TypeError(NOT_CALLABLE.format(name="exec_in_eventloop()", got=repr(func)))
+    check_callable("exec_in_eventloop()", func)
     if _get_running_loop() is not None:
         raise RuntimeError(ON_LOOP_THREAD)
     seat = here.seat
-    strand = None if seat is None else seat.strand
-    if seat is None or strand is None:
+    caller = None if seat is None else seat.caller
+    if seat is None or caller is None:
         raise RuntimeError(NO_CALLER)
     _parking.leave(seat, None)
     try:
-        return strand.call_home(functools.partial(func, *args, **kwargs))
+        return caller.call_home(functools.partial(func, *args, **kwargs))
     finally:
         _parking.come_back(seat)

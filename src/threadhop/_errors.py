@@ -51,6 +51,23 @@ LOOP_WENT_AWAY = (
     "the event loop went away while a worker waited for its call of exec_in_eventloop(). Keep it "
     "running until its work is done"
 )
+LOOP_RUNS_HERE = (
+    "the executor ran the call in a thread whose event loop is running, so the coroutine cannot "
+    "run there. Use an executor with threads, or await the coroutine"
+)
+STOP_ITERATION = "the function raised StopIteration, which no future can hold"
+RESULT_LOST = "the event loop was closed while a worker made a call for it: its result is lost"
+UNPICKLABLE = (
+    "{what} ({part}) of the call of {func} cannot be pickled, so it cannot leave this process: "
+    "{error}"
+)
+NO_RUNNING_LOOP = (
+    "{name} needs a running event loop. Call it from a coroutine, or use "
+    "exec_in_executor_threading_future(), which needs none"
+)
+NO_TRIO = "AsyncExecutor does not run on trio yet. Use asyncio, or trio.to_thread.run_sync()"
+FORGOT_CALL_OF = "{name} takes an instance of {kind}, not the class: did you forget ()?"
+NOT_AN_EXECUTOR_FOR = "{name} takes a concurrent.futures.Executor, not {got}"
 NOT_CALLABLE = "{name} takes a function, not {got}"
 NO_LOOP_PART = (
     "'async with eventloop()' needs to know an event loop, and there is none here. Use it in the "

@@ -44,9 +44,9 @@ def check_cancelled() -> None:
         raise_pending_cancellation(loop)
         return
     seat = here.seat
-    strand = None if seat is None else seat.strand
-    if strand is not None and strand.cancelled is not None:
-        raise strand.cancellation()
+    caller = None if seat is None else seat.caller
+    if caller is not None and caller.cancelled is not None:
+        raise caller.cancellation()
 
 
 class cancellation_guard:  # noqa: N801 - reads like a keyword

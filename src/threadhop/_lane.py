@@ -47,6 +47,20 @@ class Job(Protocol):
     def fail(self, error: BaseException | str | None, /) -> bool:
         """In any thread: it will not be done. False if somebody does it already."""
 
+    def watch(self, future: Future[Any], /) -> None:
+        """In the thread that books it: the executor has a future for it."""
+
+
+def book(job: Job) -> None:
+    """Ask the job's executor for a worker. Raises what ``submit`` raises."""
+    executor = job.executor
+    if type(executor) is ThreadPoolExecutor:
+        lane_of(executor).put(job)
+        return
+    future: Future[None] | None = executor.submit(job)
+    if future is not None:  # Some executors return odd things.
+        job.watch(future)
+
 
 class Lane:
     __slots__ = ("_permits", "_size", "_waiting")
@@ -59,6 +73,14 @@ class Lane:
 
     def put(self, job: Job) -> None:
         """In any thread. It tells the job if the executor refuses."""
+        executor: Any = job.executor
+        if executor._shutdown or executor._broken:
+            # Whatever is served still was there before. Let the executor say it in its own words.
+            try:
+                executor.submit(_nothing)
+            except BaseException as exc:
+                job.fail(exc)
+                return
         self._waiting.append(job)
         # Who finds no permit leaves the job to those who have them: a worker gives its permit
         # back before it looks for the last time, so it finds this job.
@@ -102,7 +124,11 @@ class Lane:
                     continue
                 return
             executor = job.executor
-            job()
+            try:
+                job()
+            except BaseException:  # A mistake of ours. It must not cost the lane a worker.
+                self._permits.append(None)
+                raise
             del job
             if waiting and monotonic() > turn_ends:
                 try:
@@ -151,6 +177,10 @@ class _Request:
             self._lane.drop(DROPPED)
         else:
             self._lane.drop(future.exception() or DROPPED)
+
+
+def _nothing() -> None:
+    """What is never run."""
 
 
 def lane_of(executor: ThreadPoolExecutor) -> Lane:

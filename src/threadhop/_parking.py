@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING
 from ._errors import ALL_PARKED, log
 
 if TYPE_CHECKING:
+    from ._backends._call import Call
     from ._seat import Seat
 
 _PARKED = "_threadhop_parked"
 _WARNED = "_threadhop_warned"
 
 
-def leave(seat: Seat, towards: Executor | None) -> None:
+def leave(seat: Seat | Call, towards: Executor | None) -> None:
     """In the worker, which is about to wait: its task is away on the loop, or in *towards*."""
     executor = seat.executor
     if type(executor) is not ThreadPoolExecutor:
         return
-    parked: set[Seat] = executor.__dict__.setdefault(_PARKED, set())
+    parked: set[Seat | Call] = executor.__dict__.setdefault(_PARKED, set())
     parked.add(seat)
     # A task that went to another pool comes back by itself, unless all of that is parked, too.
     if _all_parked(executor) and (towards is None or _all_parked(towards)):
@@ -44,7 +45,7 @@ def _all_parked(executor: Executor) -> bool:
     return len(executor.__dict__.get(_PARKED, ())) >= executor._max_workers
 
 
-def come_back(seat: Seat) -> None:
+def come_back(seat: Seat | Call) -> None:
     """In the worker, which goes on."""
     parked = seat.executor.__dict__.get(_PARKED)
     if parked is not None:

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import sys
 from _thread import allocate_lock, get_ident
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _parking
 from ._errors import DROPPED, INLINE, NOT_RUN, PICKLED
-from ._lane import lane_of
+from ._lane import book
 from ._whereabouts import here
 
 if TYPE_CHECKING:
@@ -35,18 +35,18 @@ POLL = 1.0
 class Seat:
     """One booking of one worker of *executor*, and the job that it runs."""
 
-    __slots__ = (
-        "_claim",
-        "_code",
-        "_gate",
-        "_instruction",
-        "_origin",
-        "_origin_thread",
-        "_towards",
-        "_vacant",
-        "executor",
-        "strand",
-    )
+    #: Where the task goes if the booking fails; None is the loop.
+    _origin: Seat | None = None
+    #: The thread that submits the job, which must not be the one that runs it.
+    _origin_thread = 0
+    #: Closed while the worker is parked; opening it hands the task over. Made before the worker
+    #: lets go of the task, so whoever has the task finds it.
+    _gate: Any = None
+    #: Where the task is while the worker is parked; None is the loop.
+    _towards: Executor | None = None
+    #: Whether the parked worker has given up. Written by it before it looks at the gate for the
+    #: last time, read after the gate was opened.
+    _vacant = False
 
     def __init__(
         self,
@@ -57,44 +57,32 @@ class Seat:
         instruction: int,
     ) -> None:
         self.executor = executor
-        #: Where the block stands: cheaper to keep than its line, which is rarely wanted.
-        self._code = code
-        self._instruction = instruction
         #: None when the seat has no more to do with the task: the executor may keep the job for
         #: long. Written by the winner of a claim that ends the booking, and by who abandons it.
         self.strand: Strand | None = strand
         self._claim = allocate_lock()
-        #: Where the task goes if the booking fails; None is the loop.
-        self._origin = origin
-        #: The thread that submits the job, which must not be the one that runs it.
-        self._origin_thread = 0
-        #: Closed while the worker is parked; opening it hands the task over. Made before the
-        #: worker lets go of the task, so whoever has the task finds it.
-        self._gate: Any = None
-        #: Where the task is while the worker is parked; None is the loop.
-        self._towards: Executor | None = None
-        #: Whether the parked worker has given up. Written by it before it looks at the gate for
-        #: the last time, read after the gate was opened.
-        self._vacant = False
+        if origin is not None:
+            self._origin = origin
+        #: Where the block stands: cheaper to keep than its line, which is rarely wanted.
+        self._code = code
+        self._instruction = instruction
 
     # In the thread that the task is leaving.
 
     def book(self) -> None:
         """Ask the executor for a worker. Whatever goes wrong is told to the task."""
         self._origin_thread = get_ident()
-        executor = self.executor
         try:
-            if type(executor) is ThreadPoolExecutor:
-                lane_of(executor).put(self)
-                return
-            future: Future[None] | None = executor.submit(self)
-            if future is not None:
-                future.add_done_callback(self._job_is_done)
+            book(self)
         except BaseException as exc:
             # An executor may raise although a worker has the job already: then the task is on
             # its way, and what we know of the error is not for it.
             if not self.fail(exc) and not isinstance(exc, Exception):
                 raise
+
+    def watch(self, future: Future[None]) -> None:
+        """The executor has a future for the job."""
+        future.add_done_callback(self.is_done)
 
     # In any thread.
 
@@ -112,7 +100,7 @@ class Seat:
         strand.resume_at(self._origin)
         return True
 
-    def _job_is_done(self, future: Future[None]) -> None:
+    def is_done(self, future: Future[None]) -> None:
         """The executor has finished with the job; perhaps without ever running it.
 
         It may call this under its own lock, so nothing here calls the executor.
@@ -136,7 +124,8 @@ class Seat:
         strand = self.strand
         assert strand is not None, "only the winner of the claim takes the strand"
         strand.booking = None
-        self._origin = None
+        if self._origin is not None:
+            self._origin = None
         if strand.home_is_gone():
             strand.lose()
             return
@@ -204,6 +193,16 @@ class Seat:
             self._gate.release()
 
     # In any thread.
+
+    def home(self) -> Any:
+        """The loop that the worker works for; None if the seat is not wanted any more."""
+        strand = self.strand
+        return None if strand is None else strand.get_loop()
+
+    @property
+    def caller(self) -> Strand | None:
+        """For whom the worker works."""
+        return self.strand
 
     def where(self) -> str:
         """The ``file:line`` of the block that booked it."""

@@ -126,6 +126,10 @@ class Strand(ABC):
         """In any thread: whether the task can never come back from the loop any more."""
 
     @abstractmethod
+    def get_loop(self) -> Any:
+        """The loop itself."""
+
+    @abstractmethod
     def default_executor(self) -> Executor:
         """In any thread: the loop's own executor."""
 

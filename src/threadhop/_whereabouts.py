@@ -10,14 +10,15 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ._backends._call import Call
     from ._seat import Seat
 
 
 class _Here(threading.local):
     """What this thread is at the moment; no other thread can see or change it."""
 
-    #: The seat whose job runs here, None outside of jobs.
-    seat: Seat | None = None
+    #: The job that runs here: the seat of a block, or a call. None outside of jobs.
+    seat: Seat | Call | None = None
 
 
 here = _Here()

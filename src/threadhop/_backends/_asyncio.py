@@ -9,12 +9,9 @@ when the coroutine is suspended, ``cancel(msg)`` when it is cancelled, and, once
 from __future__ import annotations
 
 import asyncio
-import sys
-import threading
 import weakref
 from _thread import allocate_lock
 from asyncio import AbstractEventLoop, Task
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextvars import Context
@@ -23,9 +20,9 @@ from typing import Any
 from .._errors import LOOP_CLOSED, LOOP_STOPPED, NO_TASK, TASK_LEFT, log
 from .._outcome import Ended
 from .._parking import process_is_ending
-from .._seat import Seat
 from .._strand import Strand
 from .._traps import checkpoint, hand_over
+from ._home import default_executor_of, home_of
 from ._loop_call import LoopCall, call_in_loop
 
 # A task of the pure Python class is unknown to the current_task() written in C.
@@ -73,16 +70,6 @@ def existing_strand_of_current_task(loop: AbstractEventLoop) -> Strand | None:
     return strand
 
 
-def _home_of(loop: AbstractEventLoop) -> _Home:
-    """In the loop thread."""
-    try:
-        home: _Home = loop._threadhop_home  # type: ignore[attr-defined]
-    except AttributeError:
-        home = _Home()
-        loop._threadhop_home = home  # type: ignore[attr-defined]
-    return home
-
-
 class AsyncioStrand(Strand):
     """A strand, and the future that its task awaits while it is away."""
 
@@ -99,7 +86,7 @@ class AsyncioStrand(Strand):
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
-        self._home = home = _home_of(loop)
+        self._home = home = home_of(loop)
         super().__init__(home.asyncgen_hooks)
 
     def __repr__(self) -> str:
@@ -222,8 +209,7 @@ class AsyncioStrand(Strand):
         return task is None or task.done()
 
     def default_executor(self) -> Executor:
-        executor: Executor | None = getattr(self._loop, "_default_executor", None)
-        return self._home.default_executor if executor is None else executor
+        return default_executor_of(self._loop)
 
     def is_cancellation(self, error: BaseException | None) -> bool:
         return isinstance(error, asyncio.CancelledError)
@@ -265,98 +251,3 @@ def _finish(task: Task[Any], ended: Ended) -> None:
 
 def _reraise(error: BaseException) -> None:
     raise error
-
-
-class _Home:
-    """One for each loop: the tasks that are ready to come home.
-
-    The threads append to ``_ready``; only the one that finds nobody else doing so wakes the loop,
-    and one callback of the loop then resumes all.
-    """
-
-    __slots__ = ("_armed", "_ready", "asyncgen_hooks", "default_executor", "thread")
-
-    def __init__(self) -> None:
-        self._ready: deque[AsyncioStrand] = deque()
-        #: Held from the moment at which somebody wakes the loop to the one at which it looks.
-        self._armed = allocate_lock()
-        self.default_executor = _LoopExecutor()
-        #: The loop's own: it has set them when it began to run. (What sys returns is unknown to
-        #: the garbage collector, and they refer to the loop.)
-        self.asyncgen_hooks = tuple(sys.get_asyncgen_hooks())
-        #: The thread that runs the loop.
-        self.thread = threading.current_thread()
-
-    def post(self, strand: AsyncioStrand, loop: AbstractEventLoop) -> None:
-        """In any thread."""
-        self._ready.append(strand)
-        # Who fails to arm leaves it to another one, whose callback has not begun yet. That one
-        # releases the flag before it counts what is ready, so it counts this.
-        if not self._armed.acquire(False):
-            if loop.is_closed():
-                self._lose_all()
-            return
-        try:
-            loop.call_soon_threadsafe(self._resume_all)
-        except Exception:  # The loop is closed.
-            self._armed.release()
-            self._lose_all()
-
-    def _resume_all(self) -> None:
-        """In the loop thread."""
-        ready = self._ready
-        try:
-            self._armed.release()
-            # Not those that come in meanwhile: the loop's other callbacks have a turn in between.
-            for _ in range(len(ready)):
-                if not ready:  # A loop that runs nested in one of the steps took the rest.
-                    return
-                # Not by a name: this frame may stay in a traceback, which must not keep the task.
-                ready.popleft().arrive_home()
-        except BaseException:
-            # KeyboardInterrupt or SystemExit out of a step. The loop will stop; whoever runs it
-            # again finds the others.
-            if ready and self._armed.acquire(False):
-                ready[0].get_loop().call_soon(self._resume_all)
-            raise
-
-    def _lose_all(self) -> None:
-        while True:
-            try:
-                strand = self._ready.popleft()
-            except IndexError:
-                return
-            strand.lose()
-
-
-class _LoopExecutor(Executor):
-    """Stands for the default executor of a loop that has none yet, or does not show it (uvloop)."""
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """In the loop thread, or in a worker that the task is leaving."""
-        seat: Seat = fn
-        strand = seat.strand
-        if not isinstance(strand, AsyncioStrand):  # Cancelled a moment ago.
-            return None
-        loop = strand.get_loop()
-        if asyncio._get_running_loop() is loop:
-            return self._submit_in_loop(seat, loop)
-        # Book it a second time over there; whatever goes wrong is told to the task from there.
-        loop.call_soon_threadsafe(seat.book)
-        return None
-
-    def _submit_in_loop(self, seat: Seat, loop: AbstractEventLoop) -> Any:
-        executor: Executor | None = getattr(loop, "_default_executor", None)
-        if executor is None:
-            loop.run_in_executor(None, _nothing)
-            executor = getattr(loop, "_default_executor", None)
-            if executor is None:
-                return loop.run_in_executor(None, seat)
-        # Known from now on by its name: a block inside that asks for it finds this seat.
-        seat.executor = executor
-        seat.book()
-        return None
-
-
-def _nothing() -> None:
-    """What makes a loop create its default executor."""

@@ -1,0 +1,317 @@
+"""``AsyncExecutor``: any executor, for coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import sys
+import threading
+from asyncio import _get_running_loop
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Executor
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from ._backends._call import CallForLoop, LoopFuture, PatientFuture, WaitingCall
+from ._calls import check_callable, check_executor
+from ._errors import NO_RUNNING_LOOP, NO_TRIO
+
+P = ParamSpec("P")
+T = TypeVar("T")
+E = TypeVar("E", bound=Executor)
+
+
+def _backend(backend: str | None) -> str:
+    """The name of the kind of loop that runs here, which *backend* may have fixed."""
+    if backend is None:
+        if _get_running_loop() is not None:
+            return "asyncio"
+        trio = sys.modules.get("trio")
+        if trio is None or not trio.lowlevel.in_trio_run():
+            raise RuntimeError(NO_RUNNING_LOOP.format(name="AsyncExecutor"))
+        backend = "trio"
+    if backend == "trio":
+        raise NotImplementedError(NO_TRIO)
+    return backend
+
+
+def _check_backend(backend: str | None) -> None:
+    if backend not in (None, "asyncio", "trio"):
+        raise ValueError(f"backend must be None, 'asyncio' or 'trio', not {backend!r}")
+    if backend == "trio":
+        raise NotImplementedError(NO_TRIO)
+
+
+def _running_loop(name: str) -> asyncio.AbstractEventLoop:
+    loop = _get_running_loop()
+    if loop is None:
+        raise RuntimeError(NO_RUNNING_LOOP.format(name=name))
+    return loop
+
+
+def _if_asked(cancel_futures: bool) -> dict[str, bool]:
+    """Not every executor knows it (Dask's, loky's)."""
+    return {"cancel_futures": True} if cancel_futures else {}
+
+
+async def _wait_for(future: LoopFuture) -> Any:
+    """Await *future*; what a cancelled call raised becomes the context of the cancellation."""
+    try:
+        return await future
+    except asyncio.CancelledError as exc:
+        if isinstance(future, PatientFuture) and future.late_error not in (None, exc):
+            exc.__context__ = future.late_error
+        raise
+    finally:
+        del future
+
+
+class AsyncExecutor(Generic[E]):
+    """Run functions and coroutine functions in *executor*, and await them.
+
+    Args:
+        executor: Any ``concurrent.futures.Executor``: threads, process pools, subinterpreters, and
+            clusters that speak that interface.
+        backend: "asyncio", or None: found at each call. ("trio" is yet to come.)
+        handle_contexts: Whether functions that run on threads of this process see a copy of the
+            caller's context variables.
+
+    ``async with AsyncExecutor(ThreadPoolExecutor(4)) as executor:`` shuts it down at the end,
+    without blocking the loop.
+
+    Raises:
+        TypeError: if *executor* is none.
+        ValueError: for another backend.
+        NotImplementedError: for "trio", until it is there.
+
+    .. versionadded:: 0.1
+    """
+
+    def __init__(
+        self, executor: E, backend: str | None = None, *, handle_contexts: bool = True
+    ) -> None:
+        check_executor("AsyncExecutor()", executor)
+        _check_backend(backend)
+        self._executor = executor
+        self._backend = backend
+        self._handle_contexts = bool(handle_contexts)
+
+    def __repr__(self) -> str:
+        return f"<AsyncExecutor of {self._executor!r}>"
+
+    @property
+    def wrapped(self) -> E:
+        """The executor itself."""
+        return self._executor
+
+    def backend(self) -> str:
+        """The name of the kind of loop: as given, or the one that runs here.
+
+        Raises:
+            RuntimeError: if none was given, and no loop runs here.
+        """
+        return _backend(self._backend)
+
+    @overload
+    async def run(
+        self, func: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+
+    @overload
+    async def run(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    async def run(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call *func* in the executor, and return its result.
+
+        It takes what ``exec_in_executor`` takes, and runs it in the same way.
+
+        Cancellation: a call that has not begun is taken back, and CancelledError comes at once. One
+        that runs is waited for: on a thread of this process ``check_cancelled()`` raises in it, and
+        a coroutine is cancelled; when it has ended, CancelledError is raised, whatever it returned
+        or raised (its error is the ``__context__``).
+
+        Raises:
+            TypeError: if *func* is not callable.
+            RuntimeError: if no loop runs here, or the executor was shut down.
+            concurrent.futures.CancelledError: if the executor drops the call.
+            BaseException: whatever *func* raises; StopIteration as RuntimeError.
+        """
+        return await _wait_for(self._start(func, args, kwargs))
+
+    def _start(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> LoopFuture:
+        check_callable("AsyncExecutor.run()", func)
+        _backend(self._backend)
+        loop = _running_loop("AsyncExecutor.run()")
+        call = CallForLoop(
+            self._executor, loop, func, args, kwargs, handle_contexts=self._handle_contexts
+        )
+        return call.start_with(PatientFuture)
+
+    def map(
+        self, func: Callable[..., T], /, *iterables: Iterable[Any], buffersize: int | None = None
+    ) -> AsyncGenerator[T, None]:
+        """Call *func* with the items of *iterables*, as ``map()`` does, many at a time.
+
+        The calls are started at once, here. With *buffersize* at most that many are started ahead
+        of the results that were taken, so the iterables may be infinite.
+
+        Returns an async iterator of the results, in order. An error of a call is raised where its
+        result would stand, and ends the iteration. When it is closed, or ended by an error, what
+        has not begun is taken back. Closing is for certain under ``contextlib.aclosing``.
+
+        Cancellation: of the task that waits for a result: as in ``run``.
+
+        Raises:
+            TypeError: if *func* is not callable, or *buffersize* no int.
+            ValueError: if *buffersize* is less than 1.
+        """
+        check_callable("AsyncExecutor.map()", func)
+        if buffersize is not None:
+            if not isinstance(buffersize, int) or isinstance(buffersize, bool):
+                raise TypeError("buffersize must be an int or None")
+            if buffersize < 1:
+                raise ValueError("buffersize must be at least 1, or None")
+        arguments = zip(*iterables)  # noqa: B905 - like map(): the shortest decides
+        return _Results(self._start, func, arguments, buffersize)
+
+    async def shutdown(self, *, cancel_futures: bool = False) -> None:
+        """Shut the executor down, and wait until it is, without blocking the loop.
+
+        It waits in a thread of its own. A task that is cancelled stops waiting; the executor is
+        shut down all the same.
+        """
+        _backend(self._backend)
+        loop = _running_loop("AsyncExecutor.shutdown()")
+        done: asyncio.Future[None] = loop.create_future()
+
+        def tell(error: BaseException | None) -> None:
+            if done.cancelled():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        def shut_down() -> None:
+            error = None
+            try:
+                self._executor.shutdown(wait=True, **_if_asked(cancel_futures))
+            except BaseException as exc:
+                error = exc
+            with contextlib.suppress(RuntimeError):  # Nobody waited for it: the loop is closed.
+                loop.call_soon_threadsafe(tell, error)
+
+        threading.Thread(target=shut_down, name="threadhop-shutdown").start()
+        await done
+
+    def shutdown_nowait(self, *, cancel_futures: bool = False) -> None:
+        """Shut the executor down, and do not wait: ``executor.shutdown(wait=False)``."""
+        self._executor.shutdown(wait=False, **_if_asked(cancel_futures))
+
+    async def __aenter__(self) -> AsyncExecutor[E]:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.shutdown()
+
+
+class _Results(AsyncGenerator[T, None]):
+    """The calls of one ``map``."""
+
+    def __init__(
+        self,
+        start: Callable[..., LoopFuture],
+        func: Callable[..., T],
+        arguments: Iterator[tuple[Any, ...]],
+        buffersize: int | None,
+    ) -> None:
+        self._start = start
+        self._func = func
+        self._arguments = arguments
+        self._futures: deque[LoopFuture] = deque()
+        try:
+            while buffersize is None or len(self._futures) < buffersize:
+                if not self._start_next():
+                    break
+        except BaseException:
+            self._take_back()
+            raise
+
+    def _start_next(self) -> bool:
+        for args in self._arguments:
+            self._futures.append(self._start(self._func, args, {}))
+            return True
+        return False
+
+    def _take_back(self) -> None:
+        for future in self._futures:
+            future.cancel()
+            if future.done() and not future.cancelled():
+                future.exception()  # Nobody will ask for it any more: do not log it.
+        self._futures.clear()
+
+    def __aiter__(self) -> _Results[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        if not self._futures:
+            raise StopAsyncIteration
+        future = self._futures[0]
+        try:
+            self._start_next()
+            self._futures.popleft()
+            if isinstance(future, PatientFuture):
+                future.when_asked = self._take_back
+            result: T = await _wait_for(future)
+        except BaseException:
+            self._take_back()
+            raise
+        finally:
+            del future
+        return result
+
+    async def asend(self, value: None) -> T:
+        return await self.__anext__()
+
+    async def athrow(self, *args: Any) -> T:
+        self._take_back()
+        return await super().athrow(*args)
+
+    async def aclose(self) -> None:
+        self._take_back()
+
+
+async def unwrap_future(future: concurrent.futures.Future[T], backend: str | None = None) -> T:
+    """Await a future of threads, as ``AsyncExecutor.run`` awaits its call.
+
+    Equivalent to ``await asyncio.wrap_future(future)``, but for what cancellation does: a task that
+    is cancelled takes *future* back if nobody has begun with it. Otherwise it waits until *future*
+    is done; then CancelledError is raised.
+
+    Args:
+        future: Any ``concurrent.futures.Future``.
+        backend: "asyncio", or None: found at the call. ("trio" is yet to come.)
+
+    Raises:
+        TypeError: if *future* is none.
+        concurrent.futures.CancelledError: if somebody else cancelled *future*.
+        BaseException: what *future* raises.
+
+    .. versionadded:: 0.1
+    """
+    if not isinstance(future, concurrent.futures.Future):
+        raise TypeError(f"unwrap_future() takes a concurrent.futures.Future, not {future!r}")
+    _check_backend(backend)
+    _backend(backend)
+    loop = _running_loop("unwrap_future()")
+    result: T = await _wait_for(WaitingCall(loop, future).start())
+    return result

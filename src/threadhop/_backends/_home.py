@@ -1,0 +1,146 @@
+"""What there is once for each asyncio loop: the way back to it, and its default executor."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from _thread import allocate_lock
+from asyncio import AbstractEventLoop
+from collections import deque
+from concurrent.futures import Executor
+from typing import Any, Protocol
+
+from .._lane import Job, book
+
+
+class Arrival(Protocol):
+    """What a thread posts to the loop."""
+
+    def arrive_home(self) -> None:
+        """In a callback of the loop, never within the step of a task."""
+
+    def lose(self) -> None:
+        """In any thread: the loop is closed, so it never arrives."""
+
+    def get_loop(self) -> AbstractEventLoop: ...
+
+
+class LoopJob(Job, Protocol):
+    """A job that a worker does for a loop."""
+
+    def home(self) -> AbstractEventLoop | None:
+        """None if the job is not wanted any more."""
+
+    def book(self) -> None:
+        """Ask ``executor`` for a worker; see to it that an error is told to whom it concerns."""
+
+
+def home_of(loop: AbstractEventLoop) -> Home:
+    """In the loop thread."""
+    try:
+        home: Home = loop._threadhop_home  # type: ignore[attr-defined]
+    except AttributeError:
+        home = Home()
+        loop._threadhop_home = home  # type: ignore[attr-defined]
+    return home
+
+
+class Home:
+    """The tasks and results that are ready to come home.
+
+    The threads append to ``_ready``; only the one that finds nobody else doing so wakes the loop,
+    and one callback of the loop then takes in all.
+    """
+
+    __slots__ = ("_armed", "_ready", "asyncgen_hooks", "default_executor", "thread")
+
+    def __init__(self) -> None:
+        self._ready: deque[Arrival] = deque()
+        #: Held from the moment at which somebody wakes the loop to the one at which it looks.
+        self._armed = allocate_lock()
+        self.default_executor = _LoopExecutor()
+        #: The loop's own: it has set them when it began to run. (What sys returns is unknown to
+        #: the garbage collector, and they refer to the loop.)
+        self.asyncgen_hooks = tuple(sys.get_asyncgen_hooks())
+        #: The thread that runs the loop.
+        self.thread = threading.current_thread()
+
+    def post(self, arrival: Arrival, loop: AbstractEventLoop) -> None:
+        """In any thread."""
+        self._ready.append(arrival)
+        # Who fails to arm leaves it to another one, whose callback has not begun yet. That one
+        # releases the flag before it counts what is ready, so it counts this.
+        if not self._armed.acquire(False):
+            if loop.is_closed():
+                self._lose_all()
+            return
+        try:
+            loop.call_soon_threadsafe(self._resume_all)
+        except Exception:  # The loop is closed.
+            self._armed.release()
+            self._lose_all()
+
+    def _resume_all(self) -> None:
+        """In the loop thread."""
+        ready = self._ready
+        try:
+            self._armed.release()
+            # Not those that come in meanwhile: the loop's other callbacks have a turn in between.
+            for _ in range(len(ready)):
+                if not ready:  # A loop that runs nested in one of the steps took the rest.
+                    return
+                # Not by a name: this frame may stay in a traceback, which must not keep the task.
+                ready.popleft().arrive_home()
+        except BaseException:
+            # KeyboardInterrupt or SystemExit out of a step. The loop will stop; whoever runs it
+            # again finds the others.
+            if ready and self._armed.acquire(False):
+                ready[0].get_loop().call_soon(self._resume_all)
+            raise
+
+    def _lose_all(self) -> None:
+        while True:
+            try:
+                strand = self._ready.popleft()
+            except IndexError:
+                return
+            strand.lose()
+
+
+class _LoopExecutor(Executor):
+    """Stands for the default executor of a loop that has none yet, or does not show it (uvloop)."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """In the loop thread, or in a worker that the task is leaving."""
+        job: LoopJob = fn
+        loop = job.home()
+        if loop is None:
+            return None
+        if asyncio._get_running_loop() is loop:
+            return self._submit_in_loop(job, loop)
+        # Book it a second time over there; whatever goes wrong is told to the task from there.
+        loop.call_soon_threadsafe(job.book)
+        return None
+
+    def _submit_in_loop(self, job: LoopJob, loop: AbstractEventLoop) -> Any:
+        executor: Executor | None = getattr(loop, "_default_executor", None)
+        if executor is None:
+            loop.run_in_executor(None, _nothing)
+            executor = getattr(loop, "_default_executor", None)
+            if executor is None:
+                return loop.run_in_executor(None, job)
+        # Known from now on by its name: a block inside that asks for it finds this seat.
+        job.executor = executor
+        book(job)
+        return None
+
+
+def _nothing() -> None:
+    """What makes a loop create its default executor."""
+
+
+def default_executor_of(loop: AbstractEventLoop) -> Executor:
+    """In the loop thread, or, once somebody has asked there, in any."""
+    executor: Executor | None = getattr(loop, "_default_executor", None)
+    return home_of(loop).default_executor if executor is None else executor

@@ -1,0 +1,72 @@
+"""What becomes of a call that an executor takes out of this process.
+
+A job pickles itself as its bare call: the function and its arguments, without the Context, the
+future and the loop that wait for it here. So no list of executor types has to say which of them
+pickle. The result comes back through the executor's own future.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ._callables import name_of
+from ._errors import UNPICKLABLE
+
+#: What an exception has in its ``__dict__`` if the function raised it.
+_RAISED = "_threadhop_raised"
+
+
+class RemoteCall:
+    """A call in another process or interpreter."""
+
+    def __init__(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self.func = func
+        self.args = args
+        self.kwargs = kwargs
+
+    def __call__(self) -> Any:
+        try:
+            result = self.func(*self.args, **self.kwargs)
+            if isinstance(result, Coroutine):
+                return asyncio.run(_await(result))
+        except BaseException as exc:
+            # Tells it from an error of the way. It travels with the exception.
+            with contextlib.suppress(Exception):
+                exc.__dict__[_RAISED] = True
+            raise
+        return result
+
+
+async def _await(coro: Coroutine[Any, Any, Any]) -> Any:
+    return await coro
+
+
+def explain_pickling(
+    error: BaseException, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> BaseException:
+    """*error*, which the executor reported; if it comes of pickling, one that names the part."""
+    if getattr(error, "__dict__", {}).pop(_RAISED, False):
+        return error
+    import pickle  # noqa: PLC0415 - only now: most programs never need it
+
+    kinds = (pickle.PicklingError, TypeError, AttributeError, ValueError, NotImplementedError)
+    if not isinstance(error, kinds) and "pickl" not in f"{type(error).__name__} {error}":
+        return error
+    parts: list[tuple[str, Any]] = [("the function", func)]
+    parts += [(f"argument {number}", value) for number, value in enumerate(args, 1)]
+    parts += [(f"argument {name!r}", value) for name, value in kwargs.items()]
+    for what, part in parts:
+        try:
+            pickle.dumps(part)
+        except Exception as exc:
+            explained = TypeError(
+                UNPICKLABLE.format(what=what, part=repr(part)[:200], func=name_of(func), error=exc)
+            )
+            explained.__cause__ = error
+            return explained
+    return error

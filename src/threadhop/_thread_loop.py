@@ -1,0 +1,172 @@
+"""The event loop of a thread's own: for coroutine functions that run on a worker.
+
+Each worker could have one open from its first job on. That costs three file descriptors a thread,
+for something that most jobs never ask for. So what a thread gets is a loop whose set-up is put off
+until somebody uses it: an instance whose ``__init__`` has not run. The first look at anything that
+``__init__`` would have made runs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import threading
+from collections.abc import Callable
+from typing import Any
+
+_Base: Any = getattr(asyncio, "ProactorEventLoop", asyncio.SelectorEventLoop)
+
+
+class _DeferredLoop(_Base):  # type: ignore[misc]
+    """A loop of the usual kind that opens nothing before it is used."""
+
+    def __init__(self) -> None:
+        """Not yet."""
+
+    def _set_up(self) -> None:
+        self.__class__ = _Base
+        try:
+            self.__init__()  # type: ignore[misc]
+        except BaseException:
+            self.__dict__.clear()
+            self.__class__ = _DeferredLoop
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        """Called only for what is not there: everything that ``__init__`` would have made."""
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self._set_up()
+        return getattr(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "__class__":
+            self._set_up()
+        object.__setattr__(self, name, value)
+
+    # Questions that the usual case must not open files for.
+
+    def is_closed(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return f"<{_Base.__name__} unused>"
+
+    def __del__(self, **kwargs: Any) -> None:
+        """Nothing to close."""
+
+
+class _Mine(threading.local):
+    """The loop of this thread, and whether its end is seen to."""
+
+    loop: asyncio.AbstractEventLoop | None = None
+    ends_well = False
+    finalizer: _Finalizer | None = None
+
+
+_mine = _Mine()
+
+
+def ensure_thread_event_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of the calling thread's own: made at the first call, the same ever after.
+
+    It is set as the thread's current event loop, unless there is another one, so that
+    ``asyncio.get_event_loop()`` finds it. It opens no file before it is used. When the thread ends,
+    its tasks are cancelled, its async generators shut down, and it is closed. ::
+
+        loop = ensure_thread_event_loop()
+        loop.run_until_complete(coroutine)
+
+    It may be the initializer of a pool: each worker of
+    ``ThreadPoolExecutor(initializer=ensure_thread_event_loop)`` has its loop. ``exec_in_executor``
+    runs coroutine functions on it.
+
+    In a thread whose loop is running, it is that one.
+
+    Runs in the calling thread; never waits.
+
+    .. versionadded:: 0.1
+    """
+    running = asyncio._get_running_loop()
+    if running is not None:
+        return running
+    loop = _mine.loop
+    if loop is None or loop.is_closed():
+        deferred: asyncio.AbstractEventLoop = _DeferredLoop()
+        loop = _mine.loop = deferred
+        _see_to_its_end(loop)
+    if not _has_current_loop():
+        asyncio.set_event_loop(loop)
+    return loop
+
+
+def offer_thread_event_loop() -> None:
+    """See to it that ``asyncio.get_event_loop()`` works in this thread, as cheaply as can be."""
+    if _mine.loop is None or not _has_current_loop():
+        ensure_thread_event_loop()
+
+
+# Public from Python 3.14 on only by another name, and with a warning by this one.
+_policy: Callable[[], Any] = getattr(
+    asyncio.events, "_get_event_loop_policy", asyncio.get_event_loop_policy
+)
+
+
+def _has_current_loop() -> bool:
+    """Whether there is one that is open. ``get_event_loop()`` would make one, or warn, or raise."""
+    # An asyncio.run() takes it away; users may have closed it.
+    loop = getattr(getattr(_policy(), "_local", None), "_loop", None)
+    return loop is not None and not loop.is_closed()
+
+
+def _close(loop: asyncio.AbstractEventLoop | None) -> None:
+    """In its thread, which ends."""
+    if loop is None or isinstance(loop, _DeferredLoop) or loop.is_closed():
+        return
+    # A Runner knows all that is to be done at the end of a loop.
+    runner = asyncio.Runner(loop_factory=lambda: loop)
+    runner.get_loop()
+    try:
+        runner.close()
+    finally:
+        loop.close()
+
+
+def _close_mine() -> None:
+    loop, _mine.loop = _mine.loop, None
+    _close(loop)
+
+
+def _see_to_its_end(loop: asyncio.AbstractEventLoop) -> None:
+    """Have *loop* closed by this thread, as the last thing that it does."""
+    thread: Any = threading.current_thread()
+    if isinstance(thread, threading._DummyThread) or not hasattr(thread, "_delete"):
+        # Not one of Python's. All that it does at its end is to let go of what is its own.
+        _mine.finalizer = _Finalizer(loop)
+    elif not _mine.ends_well:
+        _mine.ends_well = True
+        if thread is threading.main_thread():
+            atexit.register(_close_mine)
+            return
+        # What a Thread calls of itself at its end, while it is still whole. (A finalizer of
+        # something that is the thread's own comes after that: too late to run a loop in it.)
+        delete = thread._delete
+
+        def close_and_delete() -> None:
+            try:
+                _close_mine()
+            finally:
+                delete()
+
+        thread._delete = close_and_delete
+
+
+class _Finalizer:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __del__(self) -> None:
+        _close(self._loop)
