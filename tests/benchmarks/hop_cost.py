@@ -45,7 +45,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 try:
-    from threadhop import threadpool
+    from threadhop import exec_in_executor, threadpool
 except ModuleNotFoundError as error:
     if error.name != "threadhop":
         raise
@@ -120,6 +120,11 @@ async def block(executor: Executor, work: Work) -> AsyncIterator[Trip]:
             work()
 
     yield trip
+
+
+@contender("await exec_in_executor(executor, work)")
+async def call(executor: Executor, work: Work) -> AsyncIterator[Trip]:
+    yield partial(exec_in_executor, executor, work)
 
 
 @contender("floor: bare queue and call_soon_threadsafe")

@@ -16,11 +16,14 @@ PACKAGE = Path(threadhop.__file__).parent
 #: The modules of the package, the public face on top. A module may import those of lower floors.
 FLOORS = (
     {"threadhop"},
+    {"_async_executor"},
     {"_block", "_function", "_calls", "_guard"},
-    {"_backends", "_backends._asyncio", "_backends._loop_call"},
+    {"_backends", "_backends._asyncio", "_backends._call"},
+    {"_backends._home", "_backends._loop_call"},
     {"_strand"},
     {"_seat", "_driver"},
     {"_lane", "_parking"},
+    {"_remote", "_thread_loop"},
     {"_traps", "_whereabouts", "_contexts", "_outcome", "_callables", "_settings", "_errors"},
 )
 
@@ -28,7 +31,6 @@ FLOORS = (
 BETWEEN_NEIGHBOURS = {
     ("_block", "_function"),
     ("_backends", "_backends._asyncio"),
-    ("_backends._asyncio", "_backends._loop_call"),
 }
 
 #: Imports for annotations only, which no running program follows. They may point up.
@@ -36,6 +38,8 @@ FOR_TYPES_ONLY = {
     ("_seat", "_strand"),
     ("_whereabouts", "_seat"),
     ("_parking", "_seat"),
+    ("_parking", "_backends._call"),
+    ("_whereabouts", "_backends._call"),
 }
 
 #: Optional libraries: each is imported in one file, which is loaded by name at first use.

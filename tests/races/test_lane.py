@@ -36,7 +36,6 @@ def test_a_block_that_relied_on_a_refused_request_is_told_too() -> None:
         return submit(*args)
 
     pool.submit = slow_refusal  # type: ignore[method-assign]
-    pool.shutdown()
     ends: list[str] = []
 
     def run() -> None:
@@ -50,6 +49,7 @@ def test_a_block_that_relied_on_a_refused_request_is_told_too() -> None:
         thread.start()
     try:
         wait_until(lambda: len(lane_of(pool)._waiting) == count)
+        pool.shutdown()
     finally:
         refuse.set()
         for thread in threads:

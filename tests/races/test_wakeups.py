@@ -15,7 +15,8 @@ from _loops import LoopKind
 from _steps import LIMIT, Gate, until, wait_until
 
 from threadhop import threadpool
-from threadhop._backends._asyncio import AsyncioStrand, _Home
+from threadhop._backends._asyncio import AsyncioStrand
+from threadhop._backends._home import Home
 
 here = threading.get_ident
 
@@ -109,7 +110,7 @@ class Street:
     """A home with lying parts, its loop and some strands."""
 
     def __init__(self) -> None:
-        self.home = _Home()
+        self.home = Home()
         self.loop = FakeLoop()
         self.lock = LyingLock()
         self.ready = LyingDeque()
@@ -263,7 +264,7 @@ def test_a_loop_that_closes_with_a_wake_up_under_way_loses_what_comes_later_alou
 
 def test_many_posts_from_many_threads_all_arrive() -> None:
     """No forced order: eight threads against one drain."""
-    home = _Home()
+    home = Home()
     loop = FakeLoop()
     strands = [[FakeStrand(loop) for _ in range(400)] for _ in range(8)]
     barrier = threading.Barrier(9, timeout=LIMIT)

@@ -5,20 +5,28 @@ An ignore stands for an error that must be there: mypy reports one that is not n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor, ThreadPoolExecutor
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import aclosing
 from functools import partial
 from typing import Any, assert_type
 
 import threadhop
 from threadhop import (
+    AsyncExecutor,
     ThreadpoolBlock,
     ThreadpoolFunction,
     cancellation_guard,
     check_cancelled,
+    configure,
+    ensure_thread_event_loop,
     eventloop,
     exec_in_eventloop,
+    exec_in_executor,
+    exec_in_executor_threading_future,
     threadpool,
+    unwrap_future,
 )
 
 pool = ThreadPoolExecutor()
@@ -232,3 +240,98 @@ async def the_decorator_keeps_the_signature() -> None:
 
 cancellation_guard()(plain)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 cancellation_guard(plain)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+# --- the function core ---
+
+
+class AsyncCallable:
+    async def __call__(self, number: int) -> bytes:
+        return b""
+
+
+async def called_in_an_executor() -> None:
+    # What the coroutine returns, not the coroutine: the asynchronous overload comes first.
+    assert_type(exec_in_executor(pool, fetch, 1, key="k"), asyncio.Future[bytes])
+    assert_type(exec_in_executor(None, awaitable, number=1), asyncio.Future[str])
+    assert_type(exec_in_executor(maybe, AsyncCallable(), 1), asyncio.Future[bytes])
+    assert_type(exec_in_executor(pool, partial(fetch, 1)), asyncio.Future[bytes])
+    assert_type(exec_in_executor(pool, plain, 1), asyncio.Future[str])
+    assert_type(exec_in_executor(pool, plain, number=1), asyncio.Future[str])
+    assert_type(exec_in_executor(pool, partial(plain, 1)), asyncio.Future[str])
+    assert_type(exec_in_executor(pool, Owner().plain, 1), asyncio.Future[str])
+    assert_type(await exec_in_executor(pool, plain, 1), str)
+    assert_type(await exec_in_executor(pool, fetch, 1), bytes)
+
+    exec_in_executor(pool, plain, "1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    exec_in_executor(pool, fetch)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    exec_in_executor(plain, 1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    exec_in_executor(ThreadPoolExecutor, plain, 1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def called_in_an_executor_by_threads() -> None:
+    assert_type(exec_in_executor_threading_future(pool, fetch, 1, key="k"), Future[bytes])
+    assert_type(exec_in_executor_threading_future(None, awaitable, number=1), Future[str])
+    assert_type(exec_in_executor_threading_future(maybe, AsyncCallable(), 1), Future[bytes])
+    assert_type(exec_in_executor_threading_future(pool, plain, number=1), Future[str])
+    assert_type(exec_in_executor_threading_future(pool, partial(plain, 1)), Future[str])
+
+    exec_in_executor_threading_future(pool, plain, "1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    exec_in_executor_threading_future(pool, fetch)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+
+
+def settings() -> None:
+    configure(executor=pool)
+    configure(executor=maybe)
+    configure()
+    configure(pool)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    configure(executor=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+assert_type(ensure_thread_event_loop(), asyncio.AbstractEventLoop)
+ThreadPoolExecutor(initializer=ensure_thread_event_loop)
+
+
+class OwnPool(ThreadPoolExecutor): ...
+
+
+async def async_executors() -> None:
+    wrapper = AsyncExecutor(OwnPool())
+    assert_type(wrapper, AsyncExecutor[OwnPool])
+    assert_type(wrapper.wrapped, OwnPool)
+    assert_type(wrapper.backend(), str)
+    AsyncExecutor(pool, "asyncio", handle_contexts=False)
+    AsyncExecutor(pool, backend=None)
+
+    assert_type(await wrapper.run(fetch, 1, key="k"), bytes)
+    assert_type(await wrapper.run(awaitable, number=1), str)
+    assert_type(await wrapper.run(AsyncCallable(), 1), bytes)
+    assert_type(await wrapper.run(plain, number=1), str)
+    assert_type(await wrapper.run(partial(plain, 1)), str)
+
+    plains: AsyncIterator[str] = wrapper.map(plain, [1])
+    async for text in wrapper.map(plain, [1], buffersize=2):
+        assert_type(text, str)
+    async for data in wrapper.map(fetch, [1]):
+        assert_type(data, bytes)
+    async with aclosing(wrapper.map(plain, [1])) as results:
+        async for text in results:
+            assert_type(text, str)
+
+    assert_type(await wrapper.shutdown(cancel_futures=True), None)
+    assert_type(wrapper.shutdown_nowait(cancel_futures=True), None)
+    async with wrapper as bound:
+        assert_type(bound, AsyncExecutor[OwnPool])
+
+    await wrapper.run(plain, "1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await wrapper.run(fetch)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    await wrapper.shutdown(True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    AsyncExecutor(3)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+    del plains
+
+
+async def futures_of_threads(future: Future[bytes]) -> None:
+    assert_type(await unwrap_future(future), bytes)
+    assert_type(await unwrap_future(future, "asyncio"), bytes)
+    assert_type(await unwrap_future(pool.submit(plain, 1)), str)
+    await unwrap_future(plain)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
