@@ -17,9 +17,9 @@ import contextlib
 from _thread import allocate_lock, get_ident
 from abc import ABC, abstractmethod
 from asyncio import AbstractEventLoop, Task
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any
 
 from .._callables import name_of
@@ -238,7 +238,7 @@ class Call(ABC):
         try:
             offer_thread_event_loop()
             result = func(*self._args, **self._kwargs)
-            if isinstance(result, Coroutine):
+            if hasattr(result, "send") and isinstance(result, Coroutine):
                 result = self._run_coroutine(result)
         except BaseException as exc:
             return Ended(None, exc)
@@ -302,17 +302,78 @@ def _without_stop_iteration(ended: Ended) -> Ended:
 
 
 class LoopFuture(asyncio.Future[Any]):
-    """Cancelled at once, whatever becomes of the call."""
+    """Cancelled at once, whatever becomes of the call.
+
+    The task that awaits it is resumed by the very callback that brings the result. (A plain future
+    tells it by a callback of its own, one turn of the loop later.) All in the loop thread.
+    """
 
     #: None when it has ended.
     call: CallForLoop | WaitingCall | None = None
+    #: Whether the next callback comes from the task that awaits this,
+    _is_awaited = False
+    #: and that callback, with the Context to run it in.
+    _waiter: tuple[Callable[[Any], object], Context | None] | None = None
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        try:
+            if not self.done():
+                self._is_awaited = self._waiter is None
+                self._asyncio_future_blocking = True
+                yield self
+                if not self.done():
+                    raise RuntimeError("await wasn't used with future")
+            return self.result()
+        finally:
+            del self  # A traceback of the error refers to this frame.
+
+    __iter__ = __await__
+
+    def add_done_callback(
+        self, fn: Callable[[Any], object], /, *, context: Context | None = None
+    ) -> None:
+        if self._is_awaited:
+            self._is_awaited = False
+            self._waiter = fn, context
+        else:
+            super().add_done_callback(fn, context=context)
+
+    def remove_done_callback(self, fn: Callable[[Any], object], /) -> int:
+        if self._waiter is not None and self._waiter[0] == fn:
+            self._waiter = None
+            return 1
+        return super().remove_done_callback(fn)
 
     def cancel(self, msg: Any = None) -> bool:
         call = self.call
         if call is not None and not self.done() and not call.withdraw():
             call.tell_cancelled(() if msg is None else (msg,))
         self.call = None
-        return super().cancel(msg)
+        return self._cancel(msg)
+
+    def _cancel(self, *msg: Any) -> bool:
+        if not super().cancel(*msg):
+            return False
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            # Not from here: this runs in the step of the task that cancels.
+            self.get_loop().call_soon(waiter[0], self, context=waiter[1])
+        return True
+
+    def _wake(self) -> None:
+        """In a callback of the loop."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is None:
+            return
+        wakeup, context = waiter
+        try:
+            if context is None:
+                wakeup(self)
+            else:
+                context.run(wakeup, self)
+        finally:
+            # The error that ends the task has a traceback, whose frames lead back to this one.
+            del self, waiter, wakeup, context
 
     def settle(self, ended: Ended) -> None:
         """In the loop thread."""
@@ -323,6 +384,10 @@ class LoopFuture(asyncio.Future[Any]):
             self.set_result(ended.value)
         else:
             self.set_exception(ended.error)
+        try:
+            self._wake()
+        finally:
+            del self, ended
 
 
 class PatientFuture(LoopFuture):
@@ -339,7 +404,7 @@ class PatientFuture(LoopFuture):
         if self.when_asked is not None:
             self.when_asked()
         if call is None or self.done() or call.withdraw():
-            return super().cancel(msg)
+            return self._cancel(msg)
         args = () if msg is None else (msg,)
         if self._cancel_args is None:
             self._cancel_args = args
@@ -352,7 +417,7 @@ class PatientFuture(LoopFuture):
             return
         self.call = None
         self.late_error = ended.error
-        super().cancel(*self._cancel_args)
+        self._cancel(*self._cancel_args)
 
 
 class CallForLoop(Call):
@@ -397,7 +462,7 @@ class CallForLoop(Call):
         try:
             future.settle(ended)
         finally:
-            del future, ended
+            del self, future, ended
 
     def lose(self) -> None:
         """In any thread."""
