@@ -27,6 +27,7 @@ from threadhop import (
     ensure_thread_event_loop,
     exec_in_eventloop,
     exec_in_executor,
+    threadpool,
 )
 
 here = threading.get_ident
@@ -185,6 +186,105 @@ def test_every_kind_of_task_can_await_it(kind: LoopKind, executor: Executor) -> 
         await until(stop.ended.is_set)
 
     kind.run(main)
+
+
+def test_many_tasks_may_await_the_same_call(loops: LoopKind, executor: Executor) -> None:
+    """And it may have callbacks beside them; each is told once."""
+    gate = Gate()
+    called: list[Any] = []
+
+    def work() -> int:
+        gate.stop_here()
+        return 42
+
+    async def wait(future: asyncio.Future[int]) -> int:
+        return await future
+
+    async def main() -> None:
+        future = exec_in_executor(executor, work)
+        removed = called.append
+        future.add_done_callback(removed)
+        tasks = [asyncio.get_running_loop().create_task(wait(future)) for _ in range(3)]
+        future.add_done_callback(lambda future: called.append(future.result()))
+        await turns()
+        assert future.remove_done_callback(removed) == 1
+        gate.open()
+        assert [await task for task in tasks] == [42] * 3
+        await turns()
+        assert called == [42]
+
+    loops.run(main)
+
+
+def test_a_shield_keeps_the_cancellation_from_the_call(loops: LoopKind, executor: Executor) -> None:
+    gate = Gate()
+
+    async def wait(future: asyncio.Future[None]) -> None:
+        await asyncio.shield(future)
+
+    async def main() -> None:
+        future = exec_in_executor(executor, gate.stop_here)
+        task = asyncio.get_running_loop().create_task(wait(future))
+        await turns()
+        task.cancel()
+        await until(task.done)
+        assert task.cancelled()
+        assert not future.done()
+        gate.open()
+        assert await future is None
+
+    loops.run(main)
+
+
+def test_an_await_that_a_block_refuses_leaves_the_future_usable(
+    loops: LoopKind, executor: Executor
+) -> None:
+    """For an await on the loop, and for callbacks."""
+    gate = Gate()
+    called: list[Any] = []
+
+    async def main() -> None:
+        future = exec_in_executor(executor, gate.stop_here)
+        async with threadpool(executor):
+            with pytest.raises(RuntimeError, match="eventloop"):
+                await future
+        future.add_done_callback(called.append)
+        asyncio.get_running_loop().call_soon(gate.open)
+        assert await future is None
+        await turns()
+        assert called == [future]
+
+    loops.run(main)
+
+
+@pytest.mark.parametrize("how", ["result", "exception"])
+def test_a_task_wakes_when_somebody_else_ends_the_future(
+    loops: LoopKind, executor: Executor, how: str
+) -> None:
+    """It is a future like any other. What the function returns later is lost."""
+    gate = Gate()
+
+    async def wait(future: asyncio.Future[Any]) -> Any:
+        return await future
+
+    async def main() -> None:
+        future: asyncio.Future[Any] = exec_in_executor(executor, gate.stop_here)
+        task = asyncio.get_running_loop().create_task(wait(future))
+        await turns()
+        if how == "result":
+            future.set_result("mine")
+        else:
+            future.set_exception(OopsError())
+        await turns()
+        gate.open()
+        assert task.done(), "nobody told the task"
+        if how == "result":
+            assert await task == "mine"
+        else:
+            with pytest.raises(OopsError):
+                await task
+
+    loops.run(main, timeout=3)
 
 
 def test_it_returns_a_future_of_the_running_loop(loops: LoopKind, executor: Executor) -> None:

@@ -178,8 +178,9 @@ class Call(ABC):
         if not self._claim.acquire(False):
             return False
         if error is None or isinstance(error, str):
-            error = concurrent.futures.CancelledError(error or DROPPED)
-        if self._starter == get_ident():
+            # Dropped after it was taken; by another thread, if that is so soon.
+            self._end(Ended(None, concurrent.futures.CancelledError(error or DROPPED)))
+        elif self._starter == get_ident():
             self._refusal = error
         else:
             self._end(Ended(None, error))
@@ -354,11 +355,23 @@ class LoopFuture(asyncio.Future[Any]):
     def _cancel(self, *msg: Any) -> bool:
         if not super().cancel(*msg):
             return False
+        self._wake_soon()
+        return True
+
+    def set_result(self, result: Any, /) -> None:
+        """For others, who may end it as any future. The call uses ``settle``."""
+        super().set_result(result)
+        self._wake_soon()
+
+    def set_exception(self, exception: Any, /) -> None:
+        super().set_exception(exception)
+        self._wake_soon()
+
+    def _wake_soon(self) -> None:
+        """In the step of some task, from which no other task can be resumed."""
         waiter, self._waiter = self._waiter, None
         if waiter is not None:
-            # Not from here: this runs in the step of the task that cancels.
             self.get_loop().call_soon(waiter[0], self, context=waiter[1])
-        return True
 
     def _wake(self) -> None:
         """In a callback of the loop."""
@@ -381,9 +394,9 @@ class LoopFuture(asyncio.Future[Any]):
         if self.done():
             return
         if ended.error is None:
-            self.set_result(ended.value)
+            super().set_result(ended.value)
         else:
-            self.set_exception(ended.error)
+            super().set_exception(ended.error)
         try:
             self._wake()
         finally:
