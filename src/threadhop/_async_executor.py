@@ -151,9 +151,23 @@ class AsyncExecutor(Generic[E]):
         )
         return call.start_with(PatientFuture)
 
+    @overload
+    def map(
+        self,
+        func: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *iterables: Iterable[Any],
+        buffersize: int | None = None,
+    ) -> AsyncGenerator[T, None]: ...
+
+    @overload
     def map(
         self, func: Callable[..., T], /, *iterables: Iterable[Any], buffersize: int | None = None
-    ) -> AsyncGenerator[T, None]:
+    ) -> AsyncGenerator[T, None]: ...
+
+    def map(
+        self, func: Callable[..., Any], /, *iterables: Iterable[Any], buffersize: int | None = None
+    ) -> AsyncGenerator[Any, None]:
         """Call *func* with the items of *iterables*, as ``map()`` does, many at a time.
 
         The calls are started at once, here. With *buffersize* at most that many are started ahead
