@@ -18,6 +18,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecu
 from typing import Any
 
 import pytest
+from _child import run_in_child
 from _loops import LOOPS, LoopKind
 from _steps import LIMIT, Gate, HeldExecutor, busy, turns, until, wait_until
 
@@ -257,34 +258,36 @@ def test_an_await_that_a_block_refuses_leaves_the_future_usable(
     loops.run(main)
 
 
-@pytest.mark.parametrize("how", ["result", "exception"])
-def test_a_task_wakes_when_somebody_else_ends_the_future(
-    loops: LoopKind, executor: Executor, how: str
-) -> None:
-    """It is a future like any other. What the function returns later is lost."""
-    gate = Gate()
+def test_a_task_wakes_when_somebody_else_ends_the_future() -> None:
+    """It is a future like any other. What the function returns later is lost.
 
-    async def wait(future: asyncio.Future[Any]) -> Any:
-        return await future
+    In a child: a task that waits for a future that is done can neither go on nor be cancelled.
+    """
+    child = run_in_child(
+        """
+        import asyncio, threading
+        from concurrent.futures import ThreadPoolExecutor
+        from threadhop import exec_in_executor
 
-    async def main() -> None:
-        future: asyncio.Future[Any] = exec_in_executor(executor, gate.stop_here)
-        task = asyncio.get_running_loop().create_task(wait(future))
-        await turns()
-        if how == "result":
-            future.set_result("mine")
-        else:
-            future.set_exception(OopsError())
-        await turns()
-        gate.open()
-        assert task.done(), "nobody told the task"
-        if how == "result":
-            assert await task == "mine"
-        else:
-            with pytest.raises(OopsError):
-                await task
+        async def wait(future):
+            return await future
 
-    loops.run(main, timeout=3)
+        async def main():
+            held = threading.Event()
+            with ThreadPoolExecutor(2) as pool:
+                futures = [exec_in_executor(pool, held.wait) for _ in range(2)]
+                tasks = [asyncio.create_task(wait(future)) for future in futures]
+                await asyncio.sleep(0.001)
+                futures[0].set_result("mine")
+                futures[1].set_exception(LookupError("mine"))
+                held.set()
+                print(await asyncio.gather(*tasks, return_exceptions=True))
+
+        asyncio.run(main())
+        """,
+        deadline=5,
+    )
+    assert (child.stdout, child.stderr) == ("['mine', LookupError('mine')]\n", "")
 
 
 def test_it_returns_a_future_of_the_running_loop(loops: LoopKind, executor: Executor) -> None:
