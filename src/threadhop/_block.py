@@ -34,6 +34,9 @@ class ThreadpoolBlock:
 
     __slots__ = ("_executor",)
 
+    #: Within reach also when the names of the module are gone.
+    _stay = staticmethod(stay)
+
     def __init__(self, executor: Executor | None) -> None:
         self._executor = executor
 
@@ -59,6 +62,8 @@ class ThreadpoolBlock:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> Coroutine[Any, Any, None]:
+        if current_strand_or_none is None:  # The process ends, and has emptied this module.
+            return self._stay()
         strand = current_strand_or_none()
         if strand is None or not strand.has_entered(self):
             if strand is not None and strand.is_lost and exc is not None:
@@ -114,6 +119,9 @@ class eventloop:  # noqa: N801 - reads like a keyword
 
     __slots__ = ()
 
+    #: Within reach also when the names of the module are gone.
+    _stay = staticmethod(stay)
+
     def __aenter__(self) -> Coroutine[Any, Any, None]:
         strand = current_strand_or_none()
         if strand is not None and strand.entries:
@@ -128,6 +136,8 @@ class eventloop:  # noqa: N801 - reads like a keyword
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> Coroutine[Any, Any, None]:
+        if current_strand_or_none is None:  # The process ends, and has emptied this module.
+            return self._stay()
         strand = current_strand_or_none()
         if strand is None or not strand.has_entered(self):
             if strand is not None and strand.is_lost and exc is None:

@@ -7,7 +7,6 @@ still there; in all programs but the first it does so more often, to save time.
 from __future__ import annotations
 
 import os
-import sysconfig
 import time
 
 from _child import run_in_child
@@ -80,9 +79,6 @@ threadhop._backends._loop_call.POLL = 0.05
 """
 
 
-FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
-
-
 class Program:
     """It must end by itself, in time, and with success."""
 
@@ -93,10 +89,7 @@ class Program:
         self.took = time.monotonic() - began
         assert child.returncode == 0, child.stdout + child.stderr
         # Not in any traceback. (asyncio's own, when the interpreter is half gone, are not ours.)
-        # Without a GIL, modules are emptied before the last coroutines are closed; asyncio's own
-        # code then says the same.
-        if not FREE_THREADED:
-            assert f"threadhop{os.sep}_" not in child.stderr, child.stderr
+        assert f"threadhop{os.sep}_" not in child.stderr, child.stderr
         self.lines = child.stdout.splitlines()
         #: Of what was lost. That all workers of a pool are parked is true of some, and not asked.
         self.warnings = [
