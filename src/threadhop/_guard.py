@@ -101,8 +101,10 @@ class cancellation_guard:  # noqa: N801 - reads like a keyword
 
     async def __aenter__(self) -> None:
         strand = current_strand()
-        strand.guards.append(
-            Guarded(self, strand.count_cancels(), strand.seen_cancels, strand.cancelled is not None)
+        strand.guards += (
+            Guarded(
+                self, strand.count_cancels(), strand.seen_cancels, strand.cancelled is not None
+            ),
         )
 
     async def __aexit__(
@@ -116,7 +118,8 @@ class cancellation_guard:  # noqa: N801 - reads like a keyword
         strand = current_strand()
         guards = strand.guards
         at = max(at for at, guarded in enumerate(guards) if guarded.guard is self)
-        guarded = guards.pop(at)
+        guarded = guards[at]
+        strand.guards = guards[:at] + guards[at + 1 :]
         if isinstance(exc, STRONGER) or strand.is_cancellation(exc):
             return
         known = strand.cancelled is not None and not guarded.was_cancelled

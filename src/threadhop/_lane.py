@@ -47,8 +47,8 @@ class Job(Protocol):
     def fail(self, error: BaseException | str | None, /) -> bool:
         """In any thread: it will not be done. False if somebody does it already."""
 
-    def watch(self, future: Future[Any], /) -> None:
-        """In the thread that books it: the executor has a future for it."""
+    def submit(self) -> None:
+        """In the thread that books it: ask the executor by its public method."""
 
 
 def book(job: Job) -> None:
@@ -56,10 +56,8 @@ def book(job: Job) -> None:
     executor = job.executor
     if type(executor) is ThreadPoolExecutor:
         lane_of(executor).put(job)
-        return
-    future: Future[None] | None = executor.submit(job)
-    if future is not None:  # Some executors return odd things.
-        job.watch(future)
+    else:
+        job.submit()
 
 
 class Lane:

@@ -37,8 +37,8 @@ class Seat:
 
     #: Where the task goes if the booking fails; None is the loop.
     _origin: Seat | None = None
-    #: The thread that submits the job, which must not be the one that runs it.
-    _origin_thread = 0
+    #: The thread that submits the job to an executor that might run it right there.
+    _submitter = 0
     #: Closed while the worker is parked; opening it hands the task over. Made before the worker
     #: lets go of the task, so whoever has the task finds it.
     _gate: Any = None
@@ -71,7 +71,10 @@ class Seat:
 
     def book(self) -> None:
         """Ask the executor for a worker. Whatever goes wrong is told to the task."""
-        self._origin_thread = get_ident()
+        strand = self.strand
+        if strand is None:  # Booked for the second time, by the loop, and cancelled just before.
+            return
+        strand.booking = self
         try:
             book(self)
         except BaseException as exc:
@@ -79,10 +82,18 @@ class Seat:
             # its way, and what we know of the error is not for it.
             if not self.fail(exc) and not isinstance(exc, Exception):
                 raise
+        # A cancel may have come before it could see the booking. The loop thread writes
+        # `cancelled`, then reads `booking`; we did it the other way round, so one of the two
+        # sees the other, and the claim decides between them. (The locks of the executor order our
+        # write and our read on builds without a GIL, the one in cancel() those of the loop.)
+        if strand.cancelled is not None:
+            self.fail(None)
 
-    def watch(self, future: Future[None]) -> None:
-        """The executor has a future for the job."""
-        future.add_done_callback(self.is_done)
+    def submit(self) -> None:
+        self._submitter = get_ident()
+        future: Future[None] | None = self.executor.submit(self)
+        if future is not None:  # Some executors return odd things.
+            future.add_done_callback(self.is_done)
 
     # In any thread.
 
@@ -116,17 +127,15 @@ class Seat:
 
     def __call__(self) -> None:
         """The job: drive the task for as long as it has this seat."""
-        if get_ident() == self._origin_thread:
+        if self._submitter == get_ident():
             self.fail(INLINE)
             return
         if not self._claim.acquire(False):
             return
         strand = self.strand
         assert strand is not None, "only the winner of the claim takes the strand"
-        strand.booking = None
-        if self._origin is not None:
-            self._origin = None
-        if strand.home_is_gone():
+        strand.booking = self._origin = None
+        if strand.home_is_closed():
             strand.lose()
             return
         # An executor that helps out while it waits may run a job inside another one.

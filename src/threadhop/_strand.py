@@ -1,6 +1,6 @@
 """A strand: one task's chain of awaits, and the threads that it runs on.
 
-The whole technique is one act, ``_move``: the coroutine names the place where it wants to go on
+The whole technique is one act, ``_set_out``: the coroutine names the place where it wants to go on
 and suspends itself, chain and all. Whoever drives it at that moment (the loop's Task, or a worker
 in ``drive_in_worker``) hands it over to that place, which drives it from then on::
 
@@ -20,18 +20,18 @@ touch say so. After a hand-over a driver does not look at the strand again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from contextvars import Context, copy_context
 from types import FrameType
 from typing import Any, NamedTuple
 
-from ._contexts import Tokens, carry_over, fill
+from ._contexts import Tokens, carry_over, fill, is_unchanged
 from ._driver import step
 from ._errors import NOT_DRIVEN, WORKER_GONE, log
 from ._outcome import Ended
 from ._seat import Seat
-from ._traps import hand_over, stay
+from ._traps import stay, travel
 
 #: Win over a cancellation when they leave the body of a block.
 STRONGER = (KeyboardInterrupt, SystemExit)
@@ -77,6 +77,9 @@ class Strand(ABC):
     seen_cancels = 0
     seen_args: tuple[Any, ...] = ()
 
+    #: The guards that are entered, in order.
+    guards: tuple[Guarded, ...] = ()
+
     #: Where the coroutine wants to go on,
     _heading: Seat | None = None
     #: what it goes there to enter (None if it leaves something),
@@ -84,26 +87,32 @@ class Strand(ABC):
     #: and whether the worker that it leaves will get it back.
     _stays = False
 
-    #: The task's variables when it left the loop, until it is back there,
+    #: The task's variables when it left the loop. Back there it is forgotten, unless the worker
+    #: Context holds the same still,
     _home_values: Context | None = None
     #: and whether the workers have yet to take them over.
     _unpack = False
     #: One Context for all workers of the task; made by the first.
     _worker_context: Context | None = None
     worker_tokens: Tokens
+    #: What that had taken over when the body began to run in it.
+    _taken_over: Context | None = None
+    #: What unsets what the bodies have set on the loop.
+    _home_tokens: Tokens | None = None
 
     def __init__(self, asyncgen_hooks: Any) -> None:
         #: As ``sys.get_asyncgen_hooks()`` gives them on the loop thread.
         self.asyncgen_hooks = asyncgen_hooks
         self.entries: list[Entry] = []
-        self.guards: list[Guarded] = []
-        self._home_tokens: Tokens = {}
 
     # What a backend adds.
 
     @abstractmethod
-    def leave_home(self) -> Awaitable[Any]:
-        """In the coroutine: suspend the task on its loop, which calls ``depart_from_home``."""
+    def leave_home(self, error: BaseException | None, /) -> Coroutine[Any, Any, None]:
+        """In the coroutine: suspend the task on its loop, which calls ``depart_from_home``.
+
+        When it is resumed, wherever that is: ``arrive(error)``.
+        """
 
     @abstractmethod
     def post_home(self) -> None:
@@ -120,6 +129,10 @@ class Strand(ABC):
     @abstractmethod
     def watch_task(self) -> None:
         """In a worker that will park: have ``home_is_gone`` tell when the task has ended, too."""
+
+    @abstractmethod
+    def home_is_closed(self) -> bool:
+        """In any thread: whether the loop is closed."""
 
     @abstractmethod
     def home_is_gone(self) -> bool:
@@ -162,10 +175,11 @@ class Strand(ABC):
         seat = self._seat_of(executor) if self.entries else None
         if seat is None:
             seat = Seat(executor, self, self.place, frame.f_code, frame.f_lasti)
+        entry = (manager, seat, id(frame), 0)
         if seat is self.place:
-            self.entries.append((manager, seat, id(frame), 0))
+            self.entries.append(entry)
             return stay()
-        return self._move_to(seat, (manager, seat, id(frame), 0), None)
+        return self._set_out(seat, entry, None)
 
     def enter_home(self, manager: object, frame: FrameType) -> Coroutine[Any, Any, None]:
         """Go to the loop, and push the loop part."""
@@ -175,31 +189,33 @@ class Strand(ABC):
         return self._visit_home((manager, None, id(frame), 0), self.place)
 
     async def _visit_home(self, entry: Entry, origin: Seat) -> None:
-        await self._move_to(None, entry, None)
+        await self._set_out(None, entry, None)
         if self.cancelled is not None:
             # It came on the way. Raised here, it would run the ``finally`` of the body, which
             # belongs to the worker, on the loop. So it is raised over there.
-            await self._move_to(origin, None, None)
+            await self._set_out(origin, None, None)
         self.entries[-1] = (*entry[:3], self.count_cancels())
 
     def leave(self, manager: object, error: BaseException | None) -> Coroutine[Any, Any, None]:
         """Pop the innermost entry, whose body ended with *error*, and go to where it began."""
-        self._make_innermost(manager)
-        below = self.entries[-2][1] if len(self.entries) > 1 else None
+        entries = self.entries
+        if entries[-1][0] is not manager:
+            self._make_innermost(manager)
+        below = entries[-2][1] if len(entries) > 1 else None
         if below is self.place:
-            self.entries.pop()
+            entries.pop()
             return stay()
         if (
             self.place is None
             and error is not None
             and self.is_cancellation(error)
             and self.cancelled is None
-            and self.count_cancels() > self.entries[-1][3]
+            and self.count_cancels() > entries[-1][3]
         ):
             # Who swallows it on the worker meets it again. (What is swallowed within the loop part
             # belongs to the await that raised it: then nothing leaves.)
             self.cancelled = error.args
-        return self._move_to(below, None, error)
+        return self._set_out(below, None, error)
 
     def has_entered(self, manager: object) -> bool:
         entries = self.entries
@@ -227,17 +243,15 @@ class Strand(ABC):
     def _make_innermost(self, manager: object) -> None:
         """Blocks that are left in the wrong order swap their managers: places stay a stack."""
         entries = self.entries
-        if entries[-1][0] is not manager:
-            at = next(at for at, entry in enumerate(entries) if entry[0] is manager)
-            entries[at], entries[-1] = (
-                (entries[-1][0], *entries[at][1:]),
-                (manager, *entries[-1][1:]),
-            )
+        at = next(at for at, entry in enumerate(entries) if entry[0] is manager)
+        entries[at], entries[-1] = (
+            (entries[-1][0], *entries[at][1:]),
+            (manager, *entries[-1][1:]),
+        )
 
     def _is_below(self, place: Seat) -> bool:
         """Whether the task needs *place* again when it has left the innermost block."""
-        entries = self.entries
-        return len(entries) > 1 and any(entry[1] is place for entry in entries[:-1])
+        return any(entry[1] is place for entry in self.entries[:-1])
 
     def _seat_of(self, executor: Executor) -> Seat | None:
         """The worker of *executor* that this task holds already, parked or not."""
@@ -246,41 +260,56 @@ class Strand(ABC):
                 return place
         return None
 
-    async def _move_to(
+    def _set_out(
         self, target: Seat | None, entering: Entry | None, error: BaseException | None
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         """Go on at *target*, to enter a block or to leave the innermost, which ended with *error*.
 
-        Nothing is pushed or popped before the task is there: if something in between swallows the
-        switch, the strand is as it was.
+        What is to be awaited for it suspends the task at once.
         """
-        origin = self.place
         self._heading = target
         self._entering = entering
+        origin = self.place
         if origin is None:
             # Others may change the task's variables meanwhile, if they share its Context.
-            self._home_values = copy_context()
-            self._unpack = True
-            await self.leave_home()
-        else:
-            if entering is not None and self.cancelled is not None:
-                raise self.cancellation()
-            self._stays = entering is not None or self._is_below(origin)
-            await hand_over(self)
-        # Here the task is in another thread.
+            values, last = copy_context(), self._home_values
+            self._unpack = last is None or not is_unchanged(values, last)
+            self._home_values = values
+            return self.leave_home(error)
+        if entering is not None and self.cancelled is not None:
+            raise self.cancellation()
+        self._stays = entering is not None or (len(self.entries) > 1 and self._is_below(origin))
+        return travel(self, error)
+
+    def arrive(self, error: BaseException | None) -> None:
+        """In the thread where the task goes on, which should be the one that it set out for.
+
+        Nothing is pushed or popped before it is there: if something in between swallows the
+        switch, the strand is as it was.
+        """
+        target, entering = self._heading, self._entering
         if self.place is not target:
             raise self._why_not_moved()
         if target is None:
-            values, self._home_values = self._home_values, None
-            assert values is not None, "kept since the task left the loop"
-            assert self._worker_context is not None, "made by the worker that it comes from"
-            carry_over(self._worker_context, values, self._home_tokens)
+            self._bring_home()
         if entering is not None:
             self.entries.append(entering)
         else:
             self.entries.pop()
             if self.cancelled is not None:
                 self._raise_cancellation(error)
+
+    def _bring_home(self) -> None:
+        """On the loop: write the variables that the body changed."""
+        context, taken_over = self._worker_context, self._taken_over
+        assert context is not None, "made by the worker that the task comes from"
+        assert taken_over is not None, "by the same"
+        if not is_unchanged(context, taken_over):
+            values, self._home_values = self._home_values, None
+            assert values is not None, "kept since the task left the loop"
+            if self._home_tokens is None:
+                self._home_tokens = {}
+            carry_over(context, values, self._home_tokens)
 
     def _why_not_moved(self) -> BaseException:
         failure, self.failure = self.failure, None
@@ -315,7 +344,7 @@ class Strand(ABC):
             # The error refers to this frame, which must not refer to the error.
             del cancellation, error
 
-    # In the thread that drives the coroutine, which is suspended in _move_to.
+    # In the thread that drives the coroutine, which is suspended in ``travel``.
 
     def depart_from_home(self) -> None:
         """In the loop thread: hand the task over to the place where it wants to go."""
@@ -325,7 +354,7 @@ class Strand(ABC):
             # Cancelled before it could leave. A worker might be fast enough to begin the body.
             self.resume_at(None)
         elif not target.is_taken():
-            self._book(target)
+            target.book()
         elif not target.open_gate():
             self.failure = WORKER_GONE
             self.resume_at(None)
@@ -333,10 +362,12 @@ class Strand(ABC):
     def drive_in_worker(self, seat: Seat) -> bool:
         """Resume the task here, until it leaves. True if it will come back to this seat."""
         self.place = seat
-        if self._worker_context is None:
-            self._worker_context = Context()
-            self.worker_tokens = {}
-        ended = self._worker_context.run(self._step_in_worker)
+        problem = self._take_over() if self._unpack else None
+        coro, context = self.coro, self._worker_context
+        assert coro is not None, "the coroutine of a task that is away from home is known"
+        assert context is not None, "made when it took over for the first time"
+        ended = context.run(step, coro, self, problem)
+        del coro
         if ended is not None:
             self._end_in_worker(ended)
             return False
@@ -350,47 +381,29 @@ class Strand(ABC):
                 self.watch_task()
             self.post_home()
         elif not target.is_taken():
-            self._book(target)
+            target.book()
         elif not target.open_gate():
             self.lose()
         return stays
 
-    def _step_in_worker(self) -> Ended | None:
-        """Runs in the worker Context, which takes over the variables of the task first."""
-        coro = self.coro
-        assert coro is not None, "the coroutine of a task that is away from home is known"
-        problem = None
-        if self._unpack:
-            self._unpack = False
-            try:
-                if not self._take_over():
-                    # Start anew. Tokens from here are worth nothing then, but values come first.
-                    # It takes another task that shares the Context to come to this.
-                    self._worker_context = Context()
-                    self._unpack = True
-                    return self._worker_context.run(self._step_in_worker)
-            except BaseException as exc:
-                problem = exc
-        return step(coro, self, problem)
-
-    def _take_over(self) -> bool:
-        values, context = self._home_values, self._worker_context
+    def _take_over(self) -> BaseException | None:
+        """Give the worker Context the variables of the task. What went wrong is for the task."""
+        self._unpack = False
+        context, values = self._worker_context, self._home_values
         assert values is not None, "kept since the task left the loop"
-        assert context is not None, "this runs in it"
-        if context:
-            return carry_over(values, context, self.worker_tokens)
-        self.worker_tokens = fill(values)
-        return True
-
-    def _book(self, seat: Seat) -> None:
-        self.booking = seat
-        seat.book()
-        # A cancel may have come before it could see the booking. The loop thread writes
-        # `cancelled`, then reads `booking`; we did it the other way round, so one of the two
-        # sees the other, and the claim decides between them. (The locks in submit() order our
-        # write and our read on builds without a GIL, the one in cancel() those of the loop.)
-        if self.cancelled is not None:
-            seat.fail(None)
+        problem = None
+        try:
+            # If a variable cannot be unset, start anew. Tokens from here are worth nothing then,
+            # but values come first. It takes another task that shares the Context to come to this.
+            if context is None or not context.run(carry_over, values, context, self.worker_tokens):
+                context = self._worker_context = Context()
+                self.worker_tokens = {}
+                context.run(fill, values, self.worker_tokens)
+        except BaseException as exc:
+            problem = exc
+        assert context is not None, "made here if there was none"
+        self._taken_over = context.copy()
+        return problem
 
     def resume_at(self, origin: Seat | None) -> None:
         """In any thread, by the winner of a claim: the booking failed, the task goes on here."""
@@ -429,8 +442,7 @@ class Strand(ABC):
         self.is_lost = True
         places = {entry[1] for entry in self.entries}
         self.entries.clear()
-        self.coro = None
-        self._home_values = None
+        self.coro = self._home_values = self._taken_over = None
         for place in places:
             if place is not None:
                 place.abandon()

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Generator
-from typing import TypeVar
-
-T = TypeVar("T")
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Protocol, cast
 
 
-@types.coroutine
-def hand_over(marker: T) -> Generator[T, None, None]:
-    """Suspend the whole task; whoever drives it receives *marker*.
+class Traveller(Protocol):
+    """A task on its way from one thread to another."""
 
-    That is either the loop's Task, which takes *marker* for a future to wait for, or a worker's
-    ``step``, which knows it by identity. The next line runs in the thread that resumes the task.
+    def arrive(self, error: BaseException | None, /) -> None:
+        """In the thread where it goes on."""
+
+
+def _travel(task: Traveller, error: BaseException | None) -> Generator[Traveller, None, None]:
+    """Suspend the whole task; whoever drives it receives *task*.
+
+    That is either the loop's Task, which takes *task* for a future to wait for, or a worker's
+    ``step``, which knows it by identity. The next line runs in the thread that resumes it.
     """
-    yield marker
+    yield task
+    task.arrive(error)
+
+
+#: A generator that may be awaited is a frame less than a coroutine that awaits one, on each way.
+#: For type checkers it is a coroutine: nothing else may be awaited by ``async with``.
+travel = cast(
+    "Callable[[Traveller, BaseException | None], Coroutine[Any, Any, None]]",
+    types.coroutine(_travel),
+)
 
 
 @types.coroutine

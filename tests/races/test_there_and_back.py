@@ -294,9 +294,10 @@ class FakeStrand:
             return True
         return False
 
+    def home_is_closed(self) -> bool:
+        return False
+
     def home_is_gone(self) -> bool:
-        if self.drives == 0:
-            return False
         self.looks()
         return True
 

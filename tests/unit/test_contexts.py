@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from contextvars import Context, ContextVar, Token, copy_context
 from typing import Any
 
 import pytest
 
-from threadhop._contexts import carry_over, fill
+from threadhop._contexts import carry_over, fill, is_unchanged
 
 UNSET: Any = object()
 
@@ -40,7 +41,7 @@ class Sides:
         if len(self.worker):
             self.worker.run(carry_over, self.base, self.worker, self.worker_tokens)
         else:
-            self.worker_tokens = self.worker.run(fill, self.base)
+            self.worker.run(fill, self.base, self.worker_tokens)
 
     def go_home(self) -> None:
         self.home.run(carry_over, self.worker, self.base, self.home_tokens)
@@ -51,7 +52,8 @@ def test_an_empty_context_is_filled_with_everything(var: ContextVar[Any]) -> Non
     second: ContextVar[Any] = ContextVar("second")
     theirs = context_with({var: 1, second: 2})
     here = Context()
-    tokens = here.run(fill, theirs)
+    tokens: dict[ContextVar[Any], Token[Any]] = {}
+    here.run(fill, theirs, tokens)
     assert dict(here.items()) == {var: 1, second: 2}
     for each, token in tokens.items():
         here.run(each.reset, token)
@@ -100,7 +102,8 @@ def test_many_variables_are_unset_at_once() -> None:
     """Also if the base is the very Context that is written, as it is for a worker."""
     variables = [ContextVar[int](f"var{number}") for number in range(50)]
     here = Context()
-    tokens = here.run(fill, context_with(dict.fromkeys(variables, 1)))
+    tokens: dict[ContextVar[Any], Token[Any]] = {}
+    here.run(fill, context_with(dict.fromkeys(variables, 1)), tokens)
     here.run(carry_over, context_with({variables[0]: 1}), here, tokens)
     assert list(here) == variables[:1]
 
@@ -169,3 +172,46 @@ def test_two_contexts_behave_like_one(steps: int) -> None:
                 at_home = True
             here = sides.home if at_home else sides.worker
             assert here.get(var, UNSET) is expected, story
+
+
+IS_FREE_THREADED = "t" in getattr(sys, "abiflags", "")
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 100])
+def test_a_copy_tells_that_nothing_was_set_since(count: int) -> None:
+    """On CPython with a GIL, the only ones where it is known without looking at each variable."""
+    here = context_with({ContextVar(f"var{number}"): number for number in range(count)})
+    known = sys.implementation.name == "cpython" and not IS_FREE_THREADED
+    assert is_unchanged(here, here.copy()) is known
+
+
+@pytest.mark.parametrize("before", [(), (1,)], ids=["unset", "set"])
+def test_a_copy_tells_that_something_was_set_since(
+    var: ContextVar[Any], before: tuple[int]
+) -> None:
+    """To an equal value, too, and also if it was reset afterwards."""
+    here = context_with({ContextVar("other"): 0, **dict.fromkeys([var] * len(before), 1)})
+    copy = here.copy()
+    token = here.run(var.set, 1000 - 999)
+    assert not is_unchanged(here, copy) or before
+    here.run(var.set, object())
+    assert not is_unchanged(here, copy)
+    here.run(var.reset, token)
+    assert not is_unchanged(here, copy) or dict(here.items()) == dict(copy.items())
+
+
+def test_contexts_with_equal_values_are_not_taken_for_copies(var: ContextVar[Any]) -> None:
+    """They hold the same objects, but nobody has made one of the other: look at each variable."""
+    assert not is_unchanged(context_with({var: 1}), context_with({var: 1}))
+
+
+def test_a_context_that_is_entered_is_not_taken_for_a_copy(var: ContextVar[Any]) -> None:
+    """It refers to the Context of the thread as well: False, and never something wrong."""
+    here = context_with({var: 1})
+    copy = here.copy()
+
+    def inside() -> bool:
+        var.set(2)
+        return is_unchanged(here, copy)
+
+    assert not here.run(inside)

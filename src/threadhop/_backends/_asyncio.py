@@ -21,7 +21,7 @@ from .._errors import LOOP_CLOSED, LOOP_STOPPED, NO_TASK, TASK_LEFT, log
 from .._outcome import Ended
 from .._parking import process_is_ending
 from .._strand import Strand
-from .._traps import checkpoint, hand_over
+from .._traps import checkpoint, travel
 from ._home import default_executor_of, home_of
 from ._loop_call import LoopCall, call_in_loop
 
@@ -95,7 +95,7 @@ class AsyncioStrand(Strand):
 
     # The future, as the Task sees it. All in the loop thread.
 
-    leave_home = hand_over
+    leave_home = travel
 
     def get_loop(self) -> AbstractEventLoop:
         return self._loop
@@ -191,6 +191,9 @@ class AsyncioStrand(Strand):
 
     def watch_task(self) -> None:
         self._task = weakref.ref(self._wakeup.__self__)  # type: ignore[union-attr]
+
+    def home_is_closed(self) -> bool:
+        return self._loop.is_closed()
 
     def home_is_gone(self) -> bool:
         if self._loop.is_closed():

@@ -125,10 +125,11 @@ class Call(ABC):
             finally:
                 del refusal
 
-    def watch(self, future: concurrent.futures.Future[Any]) -> None:
-        """The executor has a future for it."""
-        self._future_of_executor = future
-        future.add_done_callback(self.is_done)
+    def submit(self) -> None:
+        future: concurrent.futures.Future[Any] | None = self.executor.submit(self)
+        if future is not None:  # Some executors return odd things.
+            self._future_of_executor = future
+            future.add_done_callback(self.is_done)
 
     # In the loop thread, booked for the second time by a worker.
 
