@@ -9,9 +9,11 @@ The rooms of this package, from the public face down; imports point down only:
 - ``_strand``: one task's coroutine and the places where it runs; ``_traps``: every bare ``yield``
 - ``_seat``: one reserved worker; ``_driver``: one step of a coroutine
 - ``_lane``: the jobs that wait for a worker; ``_parking``: the workers that wait for a task
+- ``_pool``, ``_pool_view``: ``WorkerPool``; ``_workers``: its threads; ``_places``: who may work;
+  ``_process``: the end of the process
 - ``_thread_loop``, ``_remote``: a thread's own loop; calls that leave the process
-- ``_whereabouts``, ``_contexts``, ``_outcome``, ``_callables``, ``_settings``, ``_errors``: small
-  things
+- ``_whereabouts``, ``_contexts``, ``_outcome``, ``_callables``, ``_settings``, ``_work_item``,
+  ``_errors``: small things
 """
 
 from ._async_executor import AsyncExecutor as AsyncExecutor
@@ -26,12 +28,18 @@ from ._calls import exec_in_executor_threading_future as exec_in_executor_thread
 from ._function import ThreadpoolFunction as ThreadpoolFunction
 from ._guard import cancellation_guard as cancellation_guard
 from ._guard import check_cancelled as check_cancelled
+from ._pool import Statistics as Statistics
+from ._pool import WorkerPool as WorkerPool
+from ._pool_view import LimitedView as LimitedView
 from ._thread_loop import ensure_thread_event_loop as ensure_thread_event_loop
 
 __all__ = (
     "AsyncExecutor",
+    "LimitedView",
+    "Statistics",
     "ThreadpoolBlock",
     "ThreadpoolFunction",
+    "WorkerPool",
     "cancellation_guard",
     "check_cancelled",
     "configure",

@@ -117,6 +117,17 @@ NOT_PLAIN = (
     "threadpool() decorates plain functions, and {name} is {kind}. Put 'async with threadpool():' "
     "around its blocking lines"
 )
+#: The standard library's own words.
+POOL_SHUT_DOWN = "cannot schedule new futures after shutdown"
+POOL_ENDED = "cannot schedule new futures after interpreter shutdown"
+POOL_BROKEN = "A thread initializer failed, the thread pool is not usable anymore"
+NO_JOIN = "cannot join current thread"
+NOT_A_NUMBER = "{name} must be an int, not {got}"
+TOO_SMALL = "{name} must be greater than 0"
+TOO_FEW_THREADS = (
+    "max_threads={threads} is less than max_workers={workers}. Give it at least as many, or leave "
+    "it out"
+)
 
 REMEDY = (
     "This was raised in the body of 'async with threadpool()', which runs on a worker thread, "

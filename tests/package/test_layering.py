@@ -23,8 +23,14 @@ FLOORS = (
     {"_strand"},
     {"_seat", "_driver"},
     {"_lane", "_parking"},
-    {"_remote", "_thread_loop"},
-    {"_traps", "_whereabouts", "_contexts", "_outcome", "_callables", "_settings", "_errors"},
+    {"_pool"},
+    {"_pool_view"},
+    {"_remote", "_thread_loop", "_workers"},
+    {"_places", "_process"},
+    {
+        *("_traps", "_whereabouts", "_contexts", "_outcome", "_callables", "_settings", "_errors"),
+        "_work_item",
+    },
 )
 
 #: What may be imported on the same floor all the same.

@@ -1,0 +1,147 @@
+"""Places for workers: who may work, who is parked, and what waits for them. It knows no threads.
+
+A worker needs a *place* to take jobs, and there are ``max_workers`` places. It keeps its place
+while it is parked among the ready. It gives it up while the body of its job is away, so that
+another worker may begin in its stead; when it comes back, it takes one whether there is a free one
+or not. The next worker that ends a job then finds a place too many taken, and parks in the
+reserve, without a place.
+
+Putting a job and parking are the hot path. They take no lock, only steps that are atomic on every
+build: a deque's ``append``, ``pop``, ``popleft`` and ``remove``. No wake-up gets lost, because each
+side first leaves its mark and then looks for the other's:
+
+- Who puts a job appends it; then it looks for a ready worker, then for a free place.
+- A worker enters the ready; then it looks for a job once more before it sleeps.
+- Who frees a place (``leave_place``, a worker that ends) looks for a job after that.
+
+So a job that found neither a ready worker nor a free place is seen by all those who had the places.
+Who wakes takes the worker off the deque, so that each is woken once, and by one only. That settles
+the race between "idle for too long" and "being woken", too: who can take the worker off the deque
+has it; a worker that cannot find itself there is about to be woken.
+
+All else is done under the lock. That is an RLock, because a signal handler or a finalizer may come
+in the middle of it, in the same thread, and put a job here. So counts are the lengths of
+collections, which cannot be torn, and each step allows for that what it saw just now is gone. What
+the intruder may cause at worst is a worker too many, which then steps back.
+
+A KeyboardInterrupt can hit a thread that puts, never a worker. So who wakes only wakes, in one step
+of C, and each worker counts itself.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from operator import call
+
+from ._work_item import Job
+
+Wake = Callable[[], None]
+
+
+class Places:
+    def __init__(self, places: int) -> None:
+        self.places = places
+        #: Replaced in the child of a fork, so nobody may keep it.
+        self._lock = threading.RLock()
+
+        # The steps of these two are atomic: no lock.
+        #: The oldest first.
+        self.waiting: deque[Job] = deque()
+        #: Parked workers that have a place, by what wakes them, the newest last.
+        self._ready: deque[Wake] = deque()
+
+        # The collections below change under the lock. Their lengths may be read without it.
+        #: One entry for each place that is taken.
+        self._taken: deque[None] = deque()
+        #: One entry for each worker whose body is away.
+        self._gone: deque[None] = deque()
+        #: Parked workers without a place.
+        self._reserve: deque[Wake] = deque()
+        #: Those in the reserve, and those woken from it that have not yet taken a place.
+        self._unplaced: set[Wake] = set()
+
+        #: Wake the newest one, or raise IndexError. In any thread, without the lock.
+        self._wake_ready = _pop_and_call(self._ready)
+        self._wake_reserve = _pop_and_call(self._reserve)
+
+    def _wake_all(self) -> None:
+        for wake in (self._wake_ready, self._wake_reserve):
+            try:
+                while True:
+                    wake()
+            except IndexError:
+                pass
+
+    def _clear(self) -> None:
+        """In the child of a fork: nobody is here, and nothing waits."""
+        self._lock = threading.RLock()
+        for collection in (self.waiting, self._ready, self._taken, self._gone, self._reserve):
+            collection.clear()
+        self._unplaced.clear()
+
+    # In a worker, from within its job.
+
+    def _leave_place(self) -> None:
+        """The body goes away. Who calls this looks for a job after it."""
+        with self._lock:
+            self._gone.append(None)
+            self._taken.pop()
+
+    def back(self) -> None:
+        """The body has come back. It goes on at once, and somebody else steps back for it."""
+        with self._lock:
+            self._gone.pop()
+            self._taken.append(None)
+            if len(self._taken) > self.places:
+                try:
+                    wake = self._ready.pop()
+                except IndexError:
+                    return  # The next one that ends a job steps back.
+                self._unplaced.add(wake)
+                self._reserve.append(wake)
+                self._taken.pop()
+
+    # In a worker, between two jobs.
+
+    def _step_back(self, wake: Wake) -> bool:
+        """Park without a place, as too many are taken. False if they are not any more."""
+        with self._lock:
+            if len(self._taken) <= self.places:
+                return False
+            self._taken.pop()
+            self._unplaced.add(wake)
+            self._reserve.append(wake)
+            return True
+
+    def _withdraw(self, wake: Wake) -> bool:
+        """Be parked no more, and have a place. False if somebody wakes this worker just now."""
+        with self._lock:
+            try:
+                self._ready.remove(wake)
+            except ValueError:
+                try:
+                    self._reserve.remove(wake)
+                except ValueError:
+                    return False
+                self._take_place(wake)
+            return True
+
+    def _take_place(self, wake: Wake) -> None:
+        """In a worker that was in the reserve."""
+        with self._lock:
+            self._taken.append(None)
+            self._unplaced.discard(wake)
+
+
+def _pop_and_call(wakes: deque[Wake]) -> Callable[[], object]:
+    if sys.implementation.name == "cpython":
+        # All in one step of C: a KeyboardInterrupt cannot come between.
+        return map(call, iter(wakes.pop, None)).__next__
+
+    def pop_and_call() -> None:
+        wakes.pop()()
+
+    return pop_and_call

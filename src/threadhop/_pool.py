@@ -1,0 +1,244 @@
+"""``WorkerPool``: a lean ``ThreadPoolExecutor``. The threads are in ``_workers``."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.thread import BrokenThreadPool
+from functools import partial
+from itertools import count
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+from ._errors import (
+    NOT_A_NUMBER,
+    POOL_BROKEN,
+    POOL_SHUT_DOWN,
+    TOO_FEW_THREADS,
+    TOO_SMALL,
+)
+from ._pool_view import LimitedView
+from ._work_item import Job, WorkItem
+from ._workers import Crew
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: How many threads there may be for each worker that counts, unless it is said.
+THREADS_FOR_EACH_WORKER = 8
+
+# New in Python 3.13, and what the standard library asks from then on.
+_processors: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
+_numbers = count()
+
+
+class Statistics(NamedTuple):
+    """What a ``WorkerPool`` is doing: a glimpse, as its threads do not stop for it."""
+
+    #: As many jobs may run at once.
+    max_workers: int
+    #: Threads that have a job.
+    busy: int
+    #: Threads whose job is elsewhere: in a loop part, or in a block of another executor.
+    away: int
+    #: Threads that wait for a job.
+    idle: int
+    #: Jobs that wait for a thread. Those that wait for their turn in a full view are not counted.
+    queued: int
+
+
+class WorkerPool(ThreadPoolExecutor):
+    """A lean thread pool, which takes the place of a ``ThreadPoolExecutor`` anywhere. ::
+
+        with WorkerPool(4) as pool:
+            future = pool.submit(func)      # as with ThreadPoolExecutor(4)
+            async with threadpool(pool):    # cheaper than with ThreadPoolExecutor(4)
+                func()
+
+        loop.set_default_executor(WorkerPool())
+
+    What differs from the standard library's pool:
+
+    - A worker whose body is away (in an ``eventloop()`` part, in ``exec_in_eventloop``, in a block
+      of another executor) does not count against *max_workers*: another thread may start in its
+      place, up to *max_threads*. So blocks that wait on the loop for blocks of their own pool do
+      not block each other. A body that comes back goes on at once, so for a moment more than
+      *max_workers* may run; no new job begins until fewer do.
+    - Idle threads leave after 30 seconds, so thread-bound things should live in a pool of one
+      thread that is used often, or in a ``threading.local`` that can be made again.
+    - Parked workers wait last-in, first-out: the one with the warmest caches goes on.
+    - ``limited(n)`` and ``statistics()``.
+
+    Args:
+        max_workers: As many jobs may run at once. By default as in the standard library: the
+            number of processors and 4, at most 32.
+        thread_name_prefix: Threads are named ``prefix_0``, ``prefix_1`` and so on; by default the
+            prefix is ``WorkerPool-`` and a number.
+        initializer: Called in each thread before its first job. If it raises, the pool is broken.
+        initargs: What *initializer* is called with.
+        max_threads: As many threads may there be in all, with those that are away. By default
+            ``8 * max_workers``; of a pool of one, 1: it stays one thread.
+
+    Cancellation: a future, or a block, that is cancelled before a worker takes it is never run.
+    ``shutdown(cancel_futures=True)`` cancels all those.
+
+    Threads: everything may be called in any thread, ``put`` and ``submit`` also in signal handlers
+    and finalizers. Threads start when they are needed, and are joined when the process ends, after
+    what waits is done. A pool that is thrown away lets its threads go once they have done what
+    waits. In the child of a fork a pool has no threads and nothing waits: jobs of the parent are
+    done in the parent.
+
+    Raises:
+        TypeError: A number is not an int, or *initializer* not callable.
+        ValueError: *max_workers* is less than 1, or *max_threads* less than *max_workers*.
+
+    .. versionadded:: 0.1
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        *,
+        max_threads: int | None = None,
+    ) -> None:
+        # Not super().__init__(): nothing that it makes is used.
+        if max_workers is None:
+            max_workers = min(32, (_processors() or 1) + 4)
+        _check_number("max_workers", max_workers)
+        if max_threads is None:
+            max_threads = max_workers * THREADS_FOR_EACH_WORKER if max_workers > 1 else 1
+        _check_number("max_threads", max_threads)
+        if max_threads < max_workers:
+            raise ValueError(TOO_FEW_THREADS.format(threads=max_threads, workers=max_workers))
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._thread_name_prefix = thread_name_prefix or f"WorkerPool-{next(_numbers)}"
+        self._crew = Crew(
+            max_workers,
+            max_threads,
+            self._thread_name_prefix,
+            None if initializer is None else partial(initializer, *initargs),
+            _broken,
+        )
+        #: For the blocks and calls of this library: no future is made. Raises what submit raises.
+        self.put: Callable[[Job], None] = self._crew.put
+        # The threads do not keep the pool.
+        weakref.finalize(self, self._crew.retire).atexit = False
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Schedule ``fn(*args, **kwargs)`` and return the future of its result.
+
+        Raises:
+            RuntimeError: The pool was shut down, or the process ends, or no thread can start.
+            BrokenThreadPool: The initializer has failed.
+        """
+        future: Future[T] = Future()
+        self.put(WorkItem(future, fn, args, kwargs))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more jobs, and let the threads end when nothing waits.
+
+        It may be called several times, and in several threads at once.
+
+        Args:
+            wait: Return when all jobs are done and all threads have ended.
+            cancel_futures: Cancel those that have not begun.
+
+        Raises:
+            RuntimeError: A worker of the pool waits for its own end. The pool is shut down all the
+                same.
+        """
+        self._crew.close(_shut_down, drop=cancel_futures)
+        if wait:
+            self._crew.join()
+
+    def limited(self, n: int) -> LimitedView:
+        """An executor that runs at most *n* jobs at once on the threads of this pool. ::
+
+            database = pool.limited(5)
+            async with threadpool(database): ...
+
+        Further ones wait in a queue of their own and leave the other workers alone.
+
+        Raises:
+            TypeError: *n* is not an int.
+            ValueError: *n* is less than 1.
+        """
+        _check_number("limited", n)
+        return LimitedView(self, self._crew, n)
+
+    def statistics(self) -> Statistics:
+        """What the pool is doing now."""
+        crew = self._crew
+        busy, away, idle = crew.count()
+        return Statistics(crew.places, busy, away, idle, len(crew.waiting))
+
+    # For the blocks and calls of this library.
+
+    def away(self) -> None:
+        """In the worker of a job, whose body goes elsewhere: it does not count until it is back."""
+        self._crew.away()
+
+    def back(self) -> None:
+        """In the same worker: the body has come back. It goes on at once."""
+        self._crew.back()
+
+    def is_exhausted(self) -> bool:
+        """Whether all threads that there may be are away."""
+        return self._crew.is_exhausted()
+
+    # What the standard library's pool keeps under private names, and others read.
+
+    @property
+    def _max_workers(self) -> int:  # type: ignore[override]
+        return self._crew.places
+
+    @property
+    def _threads(self) -> set[threading.Thread]:  # type: ignore[override]
+        return self._crew.threads()
+
+    @property
+    def _shutdown(self) -> bool:  # type: ignore[override]
+        return self._crew.refusal not in (None, _broken)
+
+    @property
+    def _broken(self) -> str | bool:  # type: ignore[override]
+        return POOL_BROKEN if self._crew.refusal is _broken else False
+
+    @property
+    def _work_queue(self) -> _Queue:  # type: ignore[override]
+        return _Queue(self._crew)
+
+
+class _Queue:
+    """How much waits, for those who look at ``pool._work_queue``."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+
+    def qsize(self) -> int:
+        return len(self._crew.waiting)
+
+    def empty(self) -> bool:
+        return not self._crew.waiting
+
+
+def _check_number(name: str, number: object) -> None:
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(NOT_A_NUMBER.format(name=name, got=type(number).__name__))
+    if number < 1:
+        raise ValueError(TOO_SMALL.format(name=name))
+
+
+def _shut_down() -> RuntimeError:
+    return RuntimeError(POOL_SHUT_DOWN)
+
+
+def _broken() -> BrokenThreadPool:
+    return BrokenThreadPool(POOL_BROKEN)

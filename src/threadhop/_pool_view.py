@@ -1,0 +1,272 @@
+"""``WorkerPool.limited(n)``: an executor with a limit of its own over the threads of a pool.
+
+The jobs of a view wait in its own queue. What the pool gets are *turns*, at most n at a time: a
+worker that has a turn does the oldest job of the view, and then hands the turn in, or queues up
+with it again, behind the others' jobs. So a full view leaves the pool's other workers alone.
+
+No job is left waiting, by the same rule as in ``_workers``: who puts a job first appends it and
+then looks for a free turn; who frees one looks for a job after that.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from _thread import get_ident
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import ParamSpec, TypeVar
+
+from ._errors import DROPPED, NO_JOIN, POOL_SHUT_DOWN
+from ._work_item import Job, WorkItem
+from ._workers import Crew
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class LimitedView(Executor):
+    """At most *n* jobs at once on the threads of a ``WorkerPool``: what ``pool.limited(n)`` makes.
+
+    It is an executor like any other: for ``threadpool()``, ``submit()``, ``map()`` and
+    ``loop.run_in_executor()``. Its jobs begin in the order in which they came. It needs no
+    ``shutdown()``, keeps its pool alive, and ends with it. A worker whose body is away does not
+    count, here as in the pool. Its own ``shutdown()`` concerns its own jobs only; the threads go
+    on. It has no ``limited()``: a view of a view would be one of the pool.
+
+    .. versionadded:: 0.1
+    """
+
+    def __init__(self, pool: Executor, crew: Crew, limit: int) -> None:
+        # A worker that has a turn keeps the turns, and nothing of the pool.
+        self._pool = pool
+        self._turns = Turns(crew, limit)
+        #: For the blocks and calls of this library: no future is made.
+        self.put: Callable[[Job], None] = self._turns.put
+
+    @property
+    def _max_workers(self) -> int:
+        return self._turns.limit
+
+    @property
+    def _shutdown(self) -> bool:
+        return self._turns.is_closed or self._turns.crew.refusal is not None
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Schedule ``fn(*args, **kwargs)`` and return the future of its result.
+
+        Raises:
+            RuntimeError: The view, the pool or the process was shut down.
+            BrokenThreadPool: The initializer of the pool has failed.
+        """
+        future: Future[T] = Future()
+        self.put(WorkItem(future, fn, args, kwargs))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more jobs. The pool and its threads go on.
+
+        Args:
+            wait: Return when the view's own jobs are done.
+            cancel_futures: Cancel those that have not begun.
+
+        Raises:
+            RuntimeError: A job of the view waits for its own end.
+        """
+        self._turns.close(drop=cancel_futures)
+        if wait:
+            self._turns.join()
+
+    # For the blocks and calls of this library, as in the pool.
+
+    def away(self) -> None:
+        """In the worker of a job, whose body goes elsewhere: it does not count until it is back."""
+        self._turns.away()
+
+    def back(self) -> None:
+        """In the same worker: the body has come back. It goes on at once."""
+        self._turns.back()
+
+    def is_exhausted(self) -> bool:
+        """Whether all threads that the pool may have are away."""
+        return self._turns.crew.is_exhausted()
+
+
+class Turns:
+    """The jobs of a view, and the turns that it has taken in the pool."""
+
+    def __init__(self, crew: Crew, limit: int) -> None:
+        self.crew = crew
+        self.limit = limit
+        #: An RLock for the same reasons as that of the crew. Under it, no other lock is taken.
+        self._lock = threading.RLock()
+        #: Its steps are atomic: no lock.
+        self._waiting: deque[Job] = deque()
+        # These change under the lock. Their lengths may be read without it.
+        self._active: set[_Turn] = set()
+        #: One entry for each turn whose body is away.
+        self._gone: deque[None] = deque()
+        #: Written under the lock, once.
+        self.is_closed = False
+        #: Set when it is closed, and the last turn has ended.
+        self._over = threading.Event()
+        crew.add_source(self)
+
+    # In any thread.
+
+    def put(self, job: Job) -> None:
+        self._check()
+        self._waiting.append(job)
+        if self._has_room():
+            self._take_turn(self.crew.put, job)
+        if self.is_closed or self.crew.refusal is not None:
+            # What waited may have been dropped before the job was there.
+            try:
+                self._waiting.remove(job)
+            except ValueError:
+                return
+            self._check()
+
+    def _check(self) -> None:
+        if self.crew.refusal is not None:
+            raise self.crew.refusal()
+        if self.is_closed:
+            raise RuntimeError(POOL_SHUT_DOWN)
+
+    def _has_room(self) -> bool:
+        return len(self._active) - len(self._gone) < self.limit
+
+    def _take_turn(self, put: Callable[[Job], None], job: Job | None = None) -> None:
+        """Ask the pool for one more worker, if something waits and there is room."""
+        turn = _Turn(self)
+        try:
+            with self._lock:
+                if not self._waiting or not self._has_room():
+                    return
+                self._active.add(turn)
+            put(turn)
+        except BaseException as exc:
+            # After a KeyboardInterrupt a worker may come all the same. Then the turn is struck off.
+            self.end(turn)
+            try:
+                if job is not None:
+                    self._waiting.remove(job)
+            except ValueError:
+                job = None
+            self.drop_if_alone(exc)
+            if job is not None or not isinstance(exc, Exception):
+                raise
+
+    def drop_if_alone(self, error: BaseException | str | None) -> None:
+        """The pool has refused, or dropped, a turn."""
+        with self._lock:
+            jobs = [] if self._active else self.drain()
+        for job in jobs:
+            job.fail(copy.copy(error))
+
+    def drain(self) -> list[Job]:
+        """Take away what waits."""
+        jobs: list[Job] = []
+        while True:
+            try:
+                jobs.append(self._waiting.popleft())
+            except IndexError:
+                return jobs
+
+    def close(self, *, drop: bool) -> None:
+        dropped: list[Job] = []
+        with self._lock:
+            self.is_closed = True
+            if drop:
+                dropped = self.drain()
+                # Turns that have not begun are for nothing: nobody needs to wait for them.
+                self._active = {turn for turn in self._active if turn.thread}
+            if not self._active:
+                self._over.set()
+        for job in dropped:
+            job.fail(DROPPED)
+
+    def join(self) -> None:
+        here = get_ident()
+        if any(turn.thread == here for turn in self._active.copy()):
+            raise RuntimeError(NO_JOIN)
+        self._over.wait()
+
+    def start_afresh(self) -> None:
+        """In the child of a fork, as the crew does."""
+        self._lock = threading.RLock()
+        self._waiting.clear()
+        self._gone.clear()
+        here = get_ident()
+        self._active = {turn for turn in self._active if turn.thread == here}
+        self._over = threading.Event()
+        if self.is_closed and not self._active:
+            self._over.set()
+
+    # In a worker, with a turn.
+
+    def begin(self, turn: _Turn) -> bool:
+        with self._lock:
+            if turn not in self._active:
+                return False
+            turn.thread = get_ident()
+            return True
+
+    def serve(self, turn: _Turn) -> None:
+        crew, waiting = self.crew, self._waiting
+        while len(self._active) - len(self._gone) <= self.limit:
+            try:
+                job = waiting.popleft()
+            except IndexError:
+                break
+            try:
+                job()
+            finally:
+                del job
+            if waiting and crew.waiting:
+                # Others wait for this worker, too. It looks for them next.
+                turn.thread = 0
+                crew.waiting.append(turn)
+                return
+        self.end(turn)
+        if self._waiting and self._has_room():
+            self._take_turn(self.crew.put_again)
+
+    def end(self, turn: _Turn) -> None:
+        with self._lock:
+            self._active.discard(turn)
+            if self.is_closed and not self._active:
+                self._over.set()
+
+    def away(self) -> None:
+        with self._lock:
+            self._gone.append(None)
+        if self._waiting:
+            self._take_turn(self.crew.put_again)
+        self.crew.away()
+
+    def back(self) -> None:
+        with self._lock:
+            self._gone.pop()
+        self.crew.back()
+
+
+class _Turn:
+    """One at a time for each job of the view that the pool works on: the pool's job."""
+
+    __slots__ = ("_turns", "thread")
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        #: Where it is done; 0 while it waits. Written by the worker.
+        self.thread = 0
+
+    def __call__(self) -> None:
+        if self._turns.begin(self):
+            self._turns.serve(self)
+
+    def fail(self, error: BaseException | str | None) -> bool:
+        self._turns.end(self)
+        self._turns.drop_if_alone(error)
+        return True

@@ -1,0 +1,358 @@
+"""The threads of a ``WorkerPool``: they start as needed, take jobs, park, and leave.
+
+Who may work, and why nobody sleeps while there is something to do, is told in ``_places``. Here
+are the threads themselves, and how all of it ends:
+
+- Workers leave when they were parked for ``IDLE`` seconds; when the crew is closed, as soon as
+  nothing waits. Whether to leave is decided under the lock, after the place was freed: who puts a
+  job from then on finds the place free, and waits for the lock to start another thread.
+- A thread is started under the lock. One that could not start has never counted; jobs that relied
+  on it wait for the others, or are told if there are none.
+- Who puts a job looks before and after whether the crew still takes any. In between the last worker
+  may have left, or what waits may have been dropped; then the job is taken back.
+- Jobs are told that they will not be done only after the lock was let go.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+from _thread import allocate_lock, get_ident
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import count
+from typing import Protocol
+from weakref import WeakSet
+
+from . import _process
+from ._errors import DROPPED, NO_JOIN, POOL_ENDED
+from ._places import Places
+from ._work_item import Job
+
+#: Seconds after which a parked worker leaves.
+IDLE = 30.0
+
+#: As in the standard library: there users look for it.
+log = logging.getLogger("concurrent.futures")
+
+#: What a refusal raises: a new one each time, for its traceback grows.
+Refusal = Callable[[], BaseException]
+
+
+class Source(Protocol):
+    """Where jobs wait before they come to the crew."""
+
+    def drain(self) -> list[Job]:
+        """Under the lock of the crew: give up what waits."""
+        ...
+
+    def start_afresh(self) -> None:
+        """In the child of a fork."""
+
+
+class Crew(Places):
+    def __init__(
+        self,
+        places: int,
+        max_threads: int,
+        name: str,
+        initialize: Callable[[], object] | None,
+        broken: Refusal,
+    ) -> None:
+        super().__init__(places)
+        self.max_threads = max_threads
+        self.name = name
+        self._initialize = initialize
+        self._broken = broken
+        #: What ``put`` raises; None while jobs are taken. Written under the lock, read by all.
+        self.refusal: Refusal | None = None
+        #: Whether workers leave when nothing waits. Written by who then wakes them all.
+        self._closing = False
+
+        # Guarded by the lock.
+        #: All threads, with their numbers.
+        self._threads: dict[threading.Thread, int] = {}
+        #: Those of them that have not yet taken a place.
+        self._starting: set[threading.Thread] = set()
+        #: Threads that have left, and may not quite have ended.
+        self._ended: list[threading.Thread] = []
+        self._sources: WeakSet[Source] = WeakSet()
+        _process.survive_forks(self)
+
+    # In any thread.
+
+    def put(self, job: Job) -> None:
+        """Have it done by a worker. Raises the refusal, or what the start of a thread raises."""
+        if self.refusal is not None:
+            raise self.refusal()
+        self.waiting.append(job)
+        if self._ready:
+            try:
+                self._wake_ready()
+            except IndexError:  # Others were faster.
+                self._hire(job)
+        elif len(self._taken) < self.places:
+            self._hire(job)
+        if self.refusal is not None:
+            try:
+                self.waiting.remove(job)
+            except ValueError:  # A worker does it, or it was told that it is dropped.
+                return
+            raise self.refusal()
+
+    def put_again(self, job: Job) -> None:
+        """In a worker, for what was accepted: have it done, even if the crew is closed since."""
+        self.waiting.append(job)
+        self._hire(job)
+
+    def _hire(self, job: Job | None = None) -> None:
+        """Get one more worker for what waits, if there is a free place.
+
+        Raises what the start of a thread raises, if *job* has to go back because of it.
+        """
+        with self._lock:
+            if not self.waiting or self._woke(self._wake_ready):
+                return
+            on_their_way = len(self._starting) + len(self._unplaced) - len(self._reserve)
+            if len(self._taken) + on_their_way >= self.places or self._woke(self._wake_reserve):
+                return
+            if len(self._threads) >= self.max_threads:
+                return  # All of them are away, or look for a job before they park.
+            if _process.is_ending() and not self._threads:
+                self.end_with_the_process()
+                return
+            self._ended = [thread for thread in self._ended if thread.is_alive()]
+            numbers = set(self._threads.values())
+            number = next(number for number in count() if number not in numbers)
+            thread = threading.Thread(target=self._work, name=f"{self.name}_{number}")
+            try:
+                self._threads[thread] = number
+                self._starting.add(thread)
+                thread.start()
+                return
+            except BaseException as exc:
+                # After a KeyboardInterrupt it may be under way all the same, and waits for the
+                # lock. Then it finds itself struck off.
+                self._starting.discard(thread)
+                self._threads.pop(thread, None)
+                error = exc
+                left_alone = not self._threads
+        try:
+            self._could_not_start(job, error, left_alone)
+        finally:
+            del error  # Its traceback has this frame.
+
+    def _woke(self, wake: Callable[[], object]) -> bool:
+        try:
+            wake()
+        except IndexError:
+            return False
+        return True
+
+    def _could_not_start(self, job: Job | None, error: BaseException, left_alone: bool) -> None:
+        is_interrupt = not isinstance(error, Exception)
+        if not left_alone and not is_interrupt:
+            return  # The job waits for one of those that are there.
+        try:
+            if job is not None:
+                try:
+                    self.waiting.remove(job)
+                except ValueError:
+                    job = None
+            # Others may have relied on this start.
+            if is_interrupt:
+                self._hire()
+            else:
+                self._tell(self._drain(), partial(copy.copy, error))
+            if job is not None or is_interrupt:
+                raise error
+        finally:
+            del error
+
+    def close(self, refusal: Refusal, *, drop: bool = False) -> None:
+        """Take no more jobs, and let the workers leave when nothing waits."""
+        with self._lock:
+            self.refusal = self.refusal or refusal
+            dropped = self._drain() if drop else []
+            self.retire()
+        self._tell(dropped, lambda: DROPPED)
+
+    def retire(self) -> None:
+        """Let the workers leave when nothing waits.
+
+        Without the lock: the garbage collector may call it, in the middle of anything.
+        """
+        self._closing = True
+        self._wake_all()
+
+    def end_with_the_process(self) -> None:
+        self.close(_process_has_ended)
+
+    def join(self) -> None:
+        """Wait for all threads to end, when it is closed."""
+        if threading.current_thread() in self._threads:
+            raise RuntimeError(NO_JOIN)
+        # Others may start meanwhile, in the place of those that are away.
+        while True:
+            with self._lock:
+                threads = [*self._threads, *self._ended]
+            alive = [thread for thread in threads if thread.is_alive()]
+            if not alive:
+                return
+            for thread in alive:
+                thread.join()
+
+    def threads(self) -> set[threading.Thread]:
+        with self._lock:
+            return set(self._threads)
+
+    def count(self) -> tuple[int, int, int]:
+        """How many are busy, away and idle. Parking takes no lock, so it is a glimpse."""
+        with self._lock:
+            away = len(self._gone)
+            idle = len(self._ready) + len(self._reserve)
+            return max(0, len(self._threads) - away - idle), away, idle
+
+    def is_exhausted(self) -> bool:
+        """Whether all threads that there may be are away."""
+        return len(self._gone) >= self.max_threads
+
+    def add_source(self, source: Source) -> None:
+        with self._lock:
+            self._sources.add(source)
+
+    def _drain(self) -> list[Job]:
+        """Take away what waits."""
+        with self._lock:
+            jobs: list[Job] = []
+            while self.waiting:
+                try:
+                    jobs.append(self.waiting.popleft())
+                except IndexError:
+                    break
+            for source in self._sources:
+                jobs += source.drain()
+            return jobs
+
+    @staticmethod
+    def _tell(jobs: Iterable[Job], error: Callable[[], BaseException | str]) -> None:
+        for job in jobs:
+            try:
+                job.fail(error())
+            except BaseException:  # A mistake of ours. The others must hear of it all the same.
+                log.critical("Exception while a job was dropped", exc_info=True)
+
+    # In a worker.
+
+    def _work(self) -> None:
+        with self._lock:
+            thread = threading.current_thread()
+            if thread not in self._starting:
+                return
+            self._taken.append(None)
+            self._starting.discard(thread)
+        _process.join_at_exit(self)
+        if self._initialize is not None:
+            try:
+                self._initialize()
+            except BaseException:
+                log.critical("Exception in initializer:", exc_info=True)
+                self._break()
+                return
+        self._serve()
+
+    def _break(self) -> None:
+        """The initializer has failed."""
+        with self._lock:
+            self.refusal = self._broken
+            self._closing = True
+            dropped = self._drain()
+            self._taken.pop()
+            self._strike_off()
+        self._tell(dropped, self._broken)
+
+    def _serve(self) -> None:
+        waiting, ready, taken, places = self.waiting, self._ready, self._taken, self.places
+        popleft, unplaced = waiting.popleft, self._unplaced
+        gate = allocate_lock()
+        gate.acquire()
+        wake = gate.release
+        while True:
+            # It has a place here.
+            while waiting and len(taken) <= places:
+                try:
+                    job = popleft()
+                except IndexError:
+                    break
+                try:
+                    job()
+                except BaseException:  # A mistake of ours. It must not cost the crew a worker.
+                    log.critical("Exception in worker", exc_info=True)
+                # Who sleeps must not keep what the job has.
+                del job
+            if len(taken) > places:
+                if not self._step_back(wake):
+                    continue
+            else:
+                ready.append(wake)
+                # Who has put a job before that line has not seen this worker.
+                if (waiting or self._closing) and self._withdraw(wake):
+                    if not waiting and self._leave():
+                        return
+                    continue
+            if not gate.acquire(True, IDLE):
+                if self._withdraw(wake):
+                    if self._leave():
+                        return
+                    continue
+                gate.acquire()
+            # Who parked it without a place, or took its place, did so before it was woken.
+            if unplaced and wake in unplaced:
+                self._take_place(wake)
+
+    def _leave(self) -> bool:
+        """Give up the place and end. False if there is something to do after all."""
+        with self._lock:
+            self._taken.pop()
+            if self.waiting:
+                self._taken.append(None)
+                return False
+            self._strike_off()
+            return True
+
+    def _strike_off(self) -> None:
+        """Under the lock, in the worker that leaves."""
+        thread = threading.current_thread()
+        self._threads.pop(thread, None)
+        self._ended.append(thread)
+        _process.join_no_more()
+        if self._closing:
+            # Those in the reserve had to stay while there were others.
+            self._wake_all()
+
+    def away(self) -> None:
+        """From within a job, whose body goes elsewhere: this worker does not count meanwhile."""
+        self._leave_place()
+        if self.waiting:
+            try:
+                self._hire()
+            except Exception:  # Those that wait have been told.
+                log.debug("no worker could start", exc_info=True)
+
+    # In the child of a fork.
+
+    def start_afresh(self) -> None:
+        """Only the thread that forked is there. What waited is done in the parent."""
+        self._clear()
+        self._starting.clear()
+        self._ended.clear()
+        here = get_ident()
+        self._threads = {t: number for t, number in self._threads.items() if t.ident == here}
+        self._taken.extend([None] * len(self._threads))
+        for source in self._sources:
+            source.start_afresh()
+
+
+def _process_has_ended() -> RuntimeError:
+    return RuntimeError(POOL_ENDED)
