@@ -236,7 +236,7 @@ def test_threads_that_first_ask_at_once_share_one_pool() -> None:
                 super().__init__(*args, **kwargs)
 
         made, started, second = [], threading.Event(), threading.Event()
-        _calls.ThreadPoolExecutor = Slow
+        _calls.WorkerPool = Slow
         results = []
 
         def ask():

@@ -23,6 +23,8 @@ from ._errors import (
     explain,
 )
 from ._function import ThreadpoolFunction
+from ._pool import WorkerPool
+from ._pool_view import LimitedView
 from ._traps import stay
 
 P = ParamSpec("P")
@@ -206,9 +208,7 @@ def threadpool(executor: Any = None) -> Any:
 
     .. versionadded:: 0.1
     """
-    if executor is None:
-        return ThreadpoolBlock(None)
-    if type(executor) is ThreadPoolExecutor:  # The usual case, and the cheapest test.
+    if executor is None or type(executor) in _USUAL:
         return ThreadpoolBlock(executor)
     if isinstance(executor, Executor):
         if (name := _name_of_remote(executor)) is not None:
@@ -229,6 +229,9 @@ def _decorated(func: Callable[P, T], block: ThreadpoolBlock) -> ThreadpoolFuncti
         raise TypeError(NOT_PLAIN.format(name=name_of(func), kind=kind))
     return ThreadpoolFunction(func, block)
 
+
+#: The cheapest test comes first, and lets these pass.
+_USUAL = frozenset((ThreadPoolExecutor, WorkerPool, LimitedView))
 
 #: Executors of the standard library whose jobs leave this process, or its interpreter. They are
 #: looked up where somebody has loaded them already: importing them takes long.

@@ -8,7 +8,7 @@ import functools
 import threading
 from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar, overload
 
 from . import _parking, _settings
@@ -22,6 +22,7 @@ from ._errors import (
     NOT_CALLABLE,
     ON_LOOP_THREAD,
 )
+from ._pool import WorkerPool
 from ._whereabouts import here
 
 P = ParamSpec("P")
@@ -168,13 +169,13 @@ def exec_in_executor_threading_future(
 
 _shared_pool_lock = threading.Lock()
 #: Made by the first who needs it, guarded by the lock; ends with the process.
-_shared: list[ThreadPoolExecutor] = []
+_shared: list[WorkerPool] = []
 
 
 def _shared_pool() -> Executor:
     with _shared_pool_lock:
         if not _shared:
-            _shared.append(ThreadPoolExecutor(thread_name_prefix="threadhop"))
+            _shared.append(WorkerPool(thread_name_prefix="threadhop"))
         return _shared[0]
 
 

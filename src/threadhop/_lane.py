@@ -2,9 +2,14 @@
 
 ``ThreadPoolExecutor.submit`` is half of what a trip to a worker costs: it makes a future with a
 condition variable that nobody here will wait for. So the jobs wait in a lane of their own, and
-what is submitted are requests: "somebody serve this lane". The worker that takes up a request
+what the executor gets are requests: "somebody serve this lane". The worker that takes up a request
 serves one job after another until the lane is empty. There are never more requests (pending or
 taken up) than the executor has workers, and one.
+
+A request goes into the executor's queue as it is, under the locks and after the checks of
+``submit``, and without its future. That is done on the versions of Python whose queue is known
+(the tests run on each), and only while ``submit`` is the standard library's own: tools that trace
+replace it. Otherwise the request is submitted, like any function.
 
 What users see of the executor stays as it is:
 
@@ -22,30 +27,33 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import sys
 from collections import deque
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import thread as _standard
 from time import monotonic
 from typing import Any, Protocol
 
-from ._errors import DROPPED
+from ._errors import DROPPED, log
+from ._pool import WorkerPool
+from ._pool_view import LimitedView
+from ._work_item import Job as WorkerJob
 
 #: Seconds for which a worker may serve a lane in one go, as long as the GIL's switch interval.
 TURN = 0.005
+
+#: Whether the executor's queue is known: what it holds, and who looks at it.
+QUEUE_IS_KNOWN = sys.version_info < (3, 16)
+_SUBMIT = ThreadPoolExecutor.submit
 
 # An attribute rather than a weak dictionary: a job may refer to its executor.
 _LANE = "_threadhop_lane"
 
 
-class Job(Protocol):
+class Job(WorkerJob, Protocol):
     """What waits in a lane."""
 
     executor: Executor
-
-    def __call__(self) -> None:
-        """In a worker: do it. Must not raise."""
-
-    def fail(self, error: BaseException | str | None, /) -> bool:
-        """In any thread: it will not be done. False if somebody does it already."""
 
     def submit(self) -> None:
         """In the thread that books it: ask the executor by its public method."""
@@ -53,8 +61,11 @@ class Job(Protocol):
 
 def book(job: Job) -> None:
     """Ask the job's executor for a worker. Raises what ``submit`` raises."""
-    executor = job.executor
-    if type(executor) is ThreadPoolExecutor:
+    executor: Any = job.executor
+    kind = type(executor)
+    if kind is WorkerPool or kind is LimitedView:
+        executor.put(job)
+    elif kind is ThreadPoolExecutor:
         lane_of(executor).put(job)
     else:
         job.submit()
@@ -84,7 +95,7 @@ class Lane:
         # back before it looks for the last time, so it finds this job.
         if self._take_permit():
             try:
-                self._request(job.executor)
+                self._request(executor)
             except BaseException as exc:
                 self._permits.append(None)
                 with contextlib.suppress(ValueError):
@@ -103,10 +114,22 @@ class Lane:
             return False
         return True
 
-    def _request(self, executor: Executor) -> None:
+    def _request(self, executor: Any) -> None:
         """With a permit."""
         request = _Request(self)
-        future: Future[None] = executor.submit(request)
+        if QUEUE_IS_KNOWN and getattr(executor.submit, "__func__", None) is _SUBMIT:
+            with executor._shutdown_lock, _standard._global_shutdown_lock:
+                if not (executor._broken or executor._shutdown or _standard._shutdown):
+                    try:
+                        executor._work_queue.put(request)
+                        executor._adjust_thread_count()
+                    except BaseException:
+                        # No thread can start, or Ctrl+C. It cannot be taken out of the queue.
+                        request.is_void = True
+                        raise
+                    return
+        # Perhaps it refuses: let it say so in its own words.
+        future: Future[None] = executor.submit(request.run)
         future.add_done_callback(request.is_done)
 
     def serve(self) -> None:
@@ -124,9 +147,8 @@ class Lane:
             executor = job.executor
             try:
                 job()
-            except BaseException:  # A mistake of ours. It must not cost the lane a worker.
-                self._permits.append(None)
-                raise
+            except BaseException:  # A mistake of ours. It must not cost the executor a worker.
+                log.critical("Exception in worker", exc_info=True)
             del job
             if waiting and monotonic() > turn_ends:
                 try:
@@ -155,26 +177,44 @@ class Lane:
 
 
 class _Request:
-    """One submission."""
+    """What the executor has for one permit: an item of its queue, and the future of that item."""
 
-    __slots__ = ("_lane", "_taken_up")
+    __slots__ = ("_lane", "_taken_up", "is_void")
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
-        #: Written by the worker that calls this, before its future is done.
+        #: Written by the worker that runs this, before its future is done.
         self._taken_up = False
+        #: Written by who made it, and has given its permit back.
+        self.is_void = False
 
-    def __call__(self) -> None:
+    def run(self, _: object = None) -> None:
+        """In a worker. (From Python 3.14 on an item is told what the worker was set up with.)"""
         self._taken_up = True
-        self._lane.serve()
+        if not self.is_void:
+            self._lane.serve()
+
+    # As the item's future: the executor drops it, perhaps under a lock of its own.
+
+    @property
+    def future(self) -> _Request:
+        return self
+
+    def cancel(self) -> None:
+        self._drop(DROPPED)
+
+    def set_exception(self, error: BaseException) -> None:
+        self._drop(error)
+
+    def _drop(self, error: BaseException | str) -> None:
+        if not self.is_void:
+            self._lane.drop(error)
+
+    # If it was submitted: the executor has finished with the real future.
 
     def is_done(self, future: Future[Any]) -> None:
-        if self._taken_up:
-            return
-        if future.cancelled():
-            self._lane.drop(DROPPED)
-        else:
-            self._lane.drop(future.exception() or DROPPED)
+        if not self._taken_up:
+            self._drop(DROPPED if future.cancelled() else future.exception() or DROPPED)
 
 
 def _nothing() -> None:

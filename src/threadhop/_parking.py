@@ -7,16 +7,19 @@ said which blocks hold the workers.
 
 from __future__ import annotations
 
-import concurrent.futures.thread  # its exit hook must be there before ours
-import threading
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ._errors import ALL_PARKED, log
+from ._pool import WorkerPool
+from ._pool_view import LimitedView
 
 if TYPE_CHECKING:
     from ._backends._call import Call
     from ._seat import Seat
+
+#: They start another worker for one that is away. Not a subclass: who knows where its jobs run.
+_COUNT_THEMSELVES = frozenset((WorkerPool, LimitedView))
 
 _PARKED = "_threadhop_parked"
 _WARNED = "_threadhop_warned"
@@ -25,7 +28,9 @@ _WARNED = "_threadhop_warned"
 def leave(seat: Seat | Call, towards: Executor | None) -> None:
     """In the worker, which is about to wait: its task is away on the loop, or in *towards*."""
     executor = seat.executor
-    if type(executor) is not ThreadPoolExecutor:
+    if type(executor) in _COUNT_THEMSELVES:
+        executor.away()  # type: ignore[attr-defined]
+    elif type(executor) is not ThreadPoolExecutor:
         return
     parked: set[Seat | Call] = executor.__dict__.setdefault(_PARKED, set())
     parked.add(seat)
@@ -40,6 +45,8 @@ def leave(seat: Seat | Call, towards: Executor | None) -> None:
 
 
 def _all_parked(executor: Executor) -> bool:
+    if type(executor) in _COUNT_THEMSELVES:
+        return executor.is_exhausted()  # type: ignore[attr-defined, no-any-return]
     if type(executor) is not ThreadPoolExecutor:
         return False
     return len(executor.__dict__.get(_PARKED, ())) >= executor._max_workers
@@ -47,26 +54,9 @@ def _all_parked(executor: Executor) -> bool:
 
 def come_back(seat: Seat | Call) -> None:
     """In the worker, which goes on."""
-    parked = seat.executor.__dict__.get(_PARKED)
+    executor = seat.executor
+    parked = executor.__dict__.get(_PARKED)
     if parked is not None:
         parked.discard(seat)
-
-
-class _Process:
-    #: Written once, by the main thread at the end of the process.
-    is_ending = False
-
-
-def process_is_ending() -> bool:
-    """Whether the main thread has come to its end, and waits for the workers to end."""
-    return _Process.is_ending
-
-
-def _note_the_end() -> None:
-    _Process.is_ending = True
-
-
-# ``atexit`` is too late: it comes after the workers were joined, and a parked one does not end.
-# These hooks run last-first, so ours comes before that of concurrent.futures, which joins them.
-assert concurrent.futures.thread is not None
-threading._register_atexit(_note_the_end)  # type: ignore[attr-defined]
+    if type(executor) in _COUNT_THEMSELVES:
+        executor.back()  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ child of a fork there is only the thread that forked, and each crew begins anew.
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # its exit hook must be there before ours
 import os
 import threading
 from _thread import get_ident
@@ -33,6 +34,7 @@ _crews: WeakSet[Crew] = WeakSet()
 
 
 def is_ending() -> bool:
+    """Whether the main thread has come to its end, and waits for the workers of all pools."""
     return _Process.is_ending
 
 
@@ -75,8 +77,9 @@ def _after_fork() -> None:
         del _live[thread]
 
 
-# As in concurrent.futures: ``atexit`` comes after all threads were joined, and one that is parked
-# would never end. These hooks run last-first.
+# ``atexit`` is too late: it comes after the workers were joined, and a parked one does not end.
+# These hooks run last-first, so ours comes before that of concurrent.futures, which joins them.
+assert concurrent.futures.thread is not None
 threading._register_atexit(_end)  # type: ignore[attr-defined]
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -17,9 +17,9 @@ from concurrent.futures import Executor
 from contextvars import Context
 from typing import Any
 
+from .. import _process
 from .._errors import LOOP_CLOSED, LOOP_STOPPED, NO_TASK, TASK_LEFT, log
 from .._outcome import Ended
-from .._parking import process_is_ending
 from .._strand import Strand
 from .._traps import checkpoint, travel
 from ._home import default_executor_of, home_of
@@ -202,7 +202,7 @@ class AsyncioStrand(Strand):
             return True
         # A loop that runs in a thread of its own may still bring the task back; but daemon
         # threads are not waited for.
-        return process_is_ending() and (not self._loop.is_running() or self._home.thread.daemon)
+        return _process.is_ending() and (not self._loop.is_running() or self._home.thread.daemon)
 
     def _task_has_ended(self) -> bool:
         """False as long as nobody watches it."""

@@ -22,11 +22,11 @@ from concurrent.futures import Executor
 from contextvars import Context, copy_context
 from typing import Any
 
+from .. import _process
 from .._callables import name_of
 from .._errors import DROPPED, LOOP_RUNS_HERE, NO_CALLER, RESULT_LOST, STOP_ITERATION, log
 from .._lane import book
 from .._outcome import Ended
-from .._parking import process_is_ending
 from .._remote import RemoteCall, explain_pickling
 from .._thread_loop import ensure_thread_event_loop, offer_thread_event_loop
 from .._whereabouts import here
@@ -279,7 +279,7 @@ class Call(ABC):
 
     def home_is_gone(self) -> bool:
         loop = self._loop
-        return loop is None or loop.is_closed() or (process_is_ending() and not loop.is_running())
+        return loop is None or loop.is_closed() or (_process.is_ending() and not loop.is_running())
 
     def call_home(self, func: Callable[[], Any]) -> Any:
         return call_in_loop(self, func, {})
