@@ -3,7 +3,8 @@
 One row for each contender, one panel for each scene, one bar for each series (a Python version, or
 a placement). A bar is a median, its whisker the quartiles, and the line at 1 is what all are
 compared to. A bar that would make the others too small to read is cut, and tells its number.
-Colours follow the reader's light or dark mode; without it, they are the light ones.
+Colours follow the reader's light or dark mode, with a ground of their own: the page around may have
+another mode.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 WIDTH = 920
-LABELS = 296  # where the panels begin
-GAP = 28  # between them
-NUMBERS = 34  # at the right of each panel, for the numbers of its longest bars
-HEAD = 84  # above the rows
+EDGE = 16  # around it all
+LABELS = 308  # where the panels begin
+GAP = 20  # between them
+NUMBERS = 46  # at the right of each panel, for the numbers of its longest bars
+HEAD = 112  # above the rows
 BAR = 9
 ROW_GAP = 12
 CUT = 2.0  # the longest that a bar may make the axis
 
 STYLE = """
+    .back { fill: #ffffff; }
     text { font: 12px system-ui, -apple-system, "Segoe UI", sans-serif; fill: #1f2328; }
     .code { font: 11px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
     .head { font-weight: 600; font-size: 13px; }
@@ -33,6 +36,7 @@ STYLE = """
     .other { fill: #818b98; }
     .floor { fill: #bf8700; }
     @media (prefers-color-scheme: dark) {
+      .back { fill: #0d1117; }
       text { fill: #f0f6fc; }
       .small { fill: #9198a1; }
       .grid { stroke: #3d444d; }
@@ -66,19 +70,20 @@ def chart(
     rows = [row for row in rows if any(row.name in s.bars[k] for s in series for k in scenes)]
     row_height = BAR * len(series) + ROW_GAP
     bottom = HEAD + row_height * len(rows)
-    height = bottom + 46
-    panel = (WIDTH - LABELS - GAP * (len(scenes) - 1)) / len(scenes)
+    height = bottom + 52
+    panel = (WIDTH - LABELS - EDGE - GAP * (len(scenes) - 1)) / len(scenes)
     size = f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="title desc">',
         f'  <title id="title">{escape(title)}</title>',
         f'  <desc id="desc">{escape(_description(rows, scenes, series))}</desc>',
         f"  <style>{STYLE}  </style>",
-        _text(0, 18, title, "head"),
+        '  <rect class="back" width="100%" height="100%" rx="6"/>',
+        _text(EDGE, 26, title, "head"),
         *_legend(series),
     ]
     parts += [
-        _text(0, HEAD + row_height * (index + 0.5) + 1, row.code, "code")
+        _text(EDGE, HEAD + row_height * (index + 0.5) + 1, row.code, "code")
         for index, row in enumerate(rows)
     ]
     for index, (scene, heading) in enumerate(scenes.items()):
@@ -94,7 +99,7 @@ def chart(
                     bar = one.bars[scene][row.name]
                     strength = _strength(number, len(series))
                     parts += _bar(left, top + BAR * number, bar, scale, end, row.kind, strength)
-    parts.append(_text(LABELS, height - 6, "shorter is faster; whiskers: quartiles", "small"))
+    parts.append(_text(LABELS, height - 14, "shorter is faster; whiskers: quartiles", "small"))
     return "\n".join([*parts, "</svg>", ""])
 
 
@@ -111,7 +116,7 @@ def _strength(number: int, count: int) -> float:
 
 
 def _legend(series: Sequence[Series]) -> list[str]:
-    parts, x = [], 0.0
+    parts = []
     kinds = [("ours", "threadhop"), ("other", "others"), ("floor", "the least that is possible")]
     swatches = [(kind, 1.0, label) for kind, label in kinds]
     for row, entries in enumerate(
@@ -120,8 +125,8 @@ def _legend(series: Sequence[Series]) -> list[str]:
             [("ours", _strength(n, len(series)), s.label) for n, s in enumerate(series)],
         )
     ):
-        x = 0.0
-        y = 32 + row * 17
+        x = float(EDGE)
+        y = 40 + row * 17
         for kind, strength, label in entries:
             parts.append(
                 f'  <rect class="{kind}" opacity="{strength}" x="{x:g}" y="{y}" width="14"'

@@ -83,9 +83,10 @@ def _lack_of(module: str | None) -> str | None:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
-            # The second kind is installed where a module that it needs does not exist.
-            lacking = f"no module {module!r}"
-            return lacking if error.name in (module, None) else f"{lacking} ({error})"
+            top = module.partition(".")[0]
+            lacking = f"no module {top!r}"
+            # Else it is installed, where a module that it needs does not exist.
+            return lacking if error.name in (top, module) else f"{lacking} ({error})"
     return None
 
 

@@ -72,7 +72,7 @@ def surroundings(names: Sequence[str], *, uvloop: bool) -> dict[str, Any]:
     return {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "gil": getattr(sys, "_is_gil_enabled", lambda: True)(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "processor": processor_model(),
         "processors": os.cpu_count(),
         "loop": "uvloop" if uvloop else "asyncio",

@@ -221,7 +221,7 @@ def svg_of(reports: Sequence[Report]) -> str:
     scenes = {scene: known[scene] for scene in ("sequential", "at_once")}
     series = [
         Series(
-            f"{kind_of_python(report)}, {place(report)}",
+            _short(report["surroundings"]),
             {
                 scene: {
                     name: (r["low"], r["median"], r["high"])
@@ -234,6 +234,13 @@ def svg_of(reports: Sequence[Report]) -> str:
         for report in reports
     ]
     return chart(TITLE, rows, scenes, series)
+
+
+def _short(where: dict[str, Any]) -> str:
+    """Return the place in a few words, for the chart: what is as usual is left out."""
+    words = [where["python"], "" if where["gil"] else "GIL off", where["loop"]]
+    words.append("pinned" if where["pinned"] else "free")
+    return ", ".join(word for word in words if word not in ("", "asyncio"))
 
 
 def write(reports: Sequence[Report], svg: Path | None, page: Path | None) -> None:
