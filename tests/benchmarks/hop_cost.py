@@ -204,7 +204,7 @@ def measure(bench: Bench, options: argparse.Namespace) -> tuple[dict[str, Any], 
     if "heap" in wanted and options.objects:
         tell("heap")
         # Fewer rounds: one of these takes longer, and is compared to both of its neighbours.
-        numbers["heap"] = measure_heap(bench, rounds // 3 + 1, options.objects)
+        numbers["heap"] = measure_heap(bench, rounds // 2 + 1, options.objects)
     for scene, (function, part) in SCENES.items():
         numbers[scene] = {}
         if scene not in wanted:
@@ -225,8 +225,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Return the whole report."""
     chosen, left_out = contenders.select(options.only)
     if hasattr(gc, "freeze"):
-        # What the other contenders have loaded does not count against one that looks for its
-        # coroutine among all objects.
+        # What others have loaded must not count against a contender that looks for its coroutine
+        # among all objects. For the others it only makes full collections shorter, alike for all.
         gc.collect()
         gc.freeze()
     bench = Bench(chosen, trips=options.trips, tasks=options.tasks, uvloop=options.uvloop)
