@@ -19,7 +19,7 @@ LABELS = 308  # where the panels begin
 GAP = 20  # between them
 NUMBERS = 46  # at the right of each panel, for the numbers of its longest bars
 HEAD = 112  # above the rows
-BAR = 9
+BAR = 10
 ROW_GAP = 12
 CUT = 2.0  # the longest that a bar may make the axis
 
