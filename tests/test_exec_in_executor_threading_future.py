@@ -228,7 +228,7 @@ def test_threads_that_first_ask_at_once_share_one_pool() -> None:
         import threading
         from threadhop import _calls
 
-        class Slow(_calls.ThreadPoolExecutor):
+        class Slow(_calls.WorkerPool):
             def __init__(self, *args, **kwargs):
                 made.append(self)
                 started.set()
