@@ -56,7 +56,7 @@ class ThreadpoolBlock:
             executor = _settings.executor
             if executor is None:
                 executor = strand.default_executor()
-        return strand.enter(self, executor, sys._getframe(1))
+        return strand.enter(self, executor)
 
     def __aexit__(
         self,
@@ -208,7 +208,9 @@ def threadpool(executor: Any = None) -> Any:
 
     .. versionadded:: 0.1
     """
-    if executor is None or type(executor) in _USUAL:
+    if executor is None:
+        return _DEFAULT
+    if type(executor) in _USUAL:
         return ThreadpoolBlock(executor)
     if isinstance(executor, Executor):
         if (name := _name_of_remote(executor)) is not None:
@@ -217,7 +219,7 @@ def threadpool(executor: Any = None) -> Any:
     if isinstance(executor, type) and issubclass(executor, Executor):
         raise TypeError(FORGOT_CALL.format(name=executor.__qualname__))
     if callable(executor) and not isinstance(executor, type):
-        return _decorated(executor, ThreadpoolBlock(None))
+        return _decorated(executor, _DEFAULT)
     raise TypeError(NOT_AN_EXECUTOR.format(got=repr(executor)))
 
 
@@ -229,6 +231,8 @@ def _decorated(func: Callable[P, T], block: ThreadpoolBlock) -> ThreadpoolFuncti
         raise TypeError(NOT_PLAIN.format(name=name_of(func), kind=kind))
     return ThreadpoolFunction(func, block)
 
+
+_DEFAULT = ThreadpoolBlock(None)
 
 #: The cheapest test comes first, and lets these pass.
 _USUAL = frozenset((ThreadPoolExecutor, WorkerPool, LimitedView))

@@ -17,10 +17,11 @@ from __future__ import annotations
 import sys
 from _thread import allocate_lock, get_ident
 from concurrent.futures import Executor, Future
-from types import CodeType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _parking
+from ._driver import where_suspended
 from ._errors import DROPPED, INLINE, NOT_RUN, PICKLED
 from ._lane import book
 from ._whereabouts import here
@@ -48,14 +49,11 @@ class Seat:
     #: last time, read after the gate was opened.
     _vacant = False
 
-    def __init__(
-        self,
-        executor: Executor,
-        strand: Strand,
-        origin: Seat | None,
-        code: CodeType,
-        instruction: int,
-    ) -> None:
+    #: Where the block stands: cheaper to keep than its line, which is rarely wanted.
+    _code: CodeType | None = None
+    _instruction = 0
+
+    def __init__(self, executor: Executor, strand: Strand, origin: Seat | None) -> None:
         self.executor = executor
         #: None when the seat has no more to do with the task: the executor may keep the job for
         #: long. Written by the winner of a claim that ends the booking, and by who abandons it.
@@ -63,9 +61,14 @@ class Seat:
         self._claim = allocate_lock()
         if origin is not None:
             self._origin = origin
-        #: Where the block stands: cheaper to keep than its line, which is rarely wanted.
-        self._code = code
-        self._instruction = instruction
+
+    # In the coroutine.
+
+    def note_line(self, frame: FrameType) -> None:
+        """The block that booked it begins there."""
+        if self._code is None:
+            self._code = frame.f_code
+            self._instruction = frame.f_lasti
 
     # In the thread that the task is leaving.
 
@@ -215,11 +218,14 @@ class Seat:
 
     def where(self) -> str:
         """The ``file:line`` of the block that booked it."""
-        line = self._code.co_firstlineno
-        for start, end, number in self._code.co_lines():
+        code, strand = self._code, self.strand
+        if code is None:  # Nobody has entered it yet, so it is where its task waits.
+            return where_suspended(None if strand is None else strand.coro)
+        line = code.co_firstlineno
+        for start, end, number in code.co_lines():
             if start <= self._instruction < end and number is not None:
                 line = number
-        return f"{self._code.co_filename}:{line}"
+        return f"{code.co_filename}:{line}"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(PICKLED.format(executor=type(self.executor).__qualname__))

@@ -19,6 +19,7 @@ touch say so. After a hand-over a driver does not look at the strand again.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
@@ -27,7 +28,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from ._contexts import Tokens, carry_over, fill, is_unchanged
-from ._driver import step
+from ._driver import step, where_suspended
 from ._errors import NOT_DRIVEN, WORKER_GONE, log
 from ._outcome import Ended
 from ._seat import Seat
@@ -77,13 +78,17 @@ class Strand(ABC):
     seen_cancels = 0
     seen_args: tuple[Any, ...] = ()
 
+    #: What is entered, innermost last. Replaced as a whole, as few have more than one.
+    entries: tuple[Entry, ...] = ()
     #: The guards that are entered, in order.
     guards: tuple[Guarded, ...] = ()
 
     #: Where the coroutine wants to go on,
     _heading: Seat | None = None
     #: what it goes there to enter (None if it leaves something),
-    _entering: Entry | None = None
+    _entering: object = None
+    #: if that is a loop part, the id of the frame that enters it,
+    _entering_in = 0
     #: and whether the worker that it leaves will get it back.
     _stays = False
 
@@ -103,7 +108,6 @@ class Strand(ABC):
     def __init__(self, asyncgen_hooks: Any) -> None:
         #: As ``sys.get_asyncgen_hooks()`` gives them on the loop thread.
         self.asyncgen_hooks = asyncgen_hooks
-        self.entries: list[Entry] = []
 
     # What a backend adds.
 
@@ -168,42 +172,45 @@ class Strand(ABC):
 
     # In the coroutine.
 
-    def enter(
-        self, manager: object, executor: Executor, frame: FrameType
-    ) -> Coroutine[Any, Any, None]:
-        """Go to a worker of *executor*, and push the block that begins at *frame*."""
+    def enter(self, manager: object, executor: Executor) -> Coroutine[Any, Any, None]:
+        """Go to a worker of *executor*, and push the block that begins where this is awaited."""
+        place = self.place
         seat = self._seat_of(executor) if self.entries else None
         if seat is None:
-            seat = Seat(executor, self, self.place, frame.f_code, frame.f_lasti)
-        entry = (manager, seat, id(frame), 0)
-        if seat is self.place:
-            self.entries.append(entry)
+            seat = Seat(executor, self, place)
+        elif seat is place:
+            self.entries += ((manager, seat, id(sys._getframe(2)), 0),)
             return stay()
-        return self._set_out(seat, entry, None)
+        self._entering = manager
+        return self._set_out(seat, None)
 
     def enter_home(self, manager: object, frame: FrameType) -> Coroutine[Any, Any, None]:
         """Go to the loop, and push the loop part."""
         if self.place is None:
-            self.entries.append((manager, None, id(frame), self.count_cancels()))
+            self.entries += ((manager, None, id(frame), self.count_cancels()),)
             return stay()
-        return self._visit_home((manager, None, id(frame), 0), self.place)
+        self._entering = manager
+        self._entering_in = id(frame)
+        return self._visit_home(self._set_out(None, None), self.place)
 
-    async def _visit_home(self, entry: Entry, origin: Seat) -> None:
-        await self._set_out(None, entry, None)
+    async def _visit_home(self, way_home: Coroutine[Any, Any, None], origin: Seat) -> None:
+        await way_home
         if self.cancelled is not None:
             # It came on the way. Raised here, it would run the ``finally`` of the body, which
             # belongs to the worker, on the loop. So it is raised over there.
-            await self._set_out(origin, None, None)
-        self.entries[-1] = (*entry[:3], self.count_cancels())
+            self._entering = None
+            await self._set_out(origin, None)
+        *below, entry = self.entries
+        self.entries = (*below, (*entry[:3], self.count_cancels()))
 
     def leave(self, manager: object, error: BaseException | None) -> Coroutine[Any, Any, None]:
         """Pop the innermost entry, whose body ended with *error*, and go to where it began."""
-        entries = self.entries
-        if entries[-1][0] is not manager:
+        if self.entries[-1][0] is not manager:
             self._make_innermost(manager)
+        entries = self.entries
         below = entries[-2][1] if len(entries) > 1 else None
         if below is self.place:
-            entries.pop()
+            self.entries = entries[:-1]
             return stay()
         if (
             self.place is None
@@ -215,7 +222,8 @@ class Strand(ABC):
             # Who swallows it on the worker meets it again. (What is swallowed within the loop part
             # belongs to the await that raised it: then nothing leaves.)
             self.cancelled = error.args
-        return self._set_out(below, None, error)
+        self._entering = None
+        return self._set_out(below, error)
 
     def has_entered(self, manager: object) -> bool:
         entries = self.entries
@@ -242,12 +250,13 @@ class Strand(ABC):
 
     def _make_innermost(self, manager: object) -> None:
         """Blocks that are left in the wrong order swap their managers: places stay a stack."""
-        entries = self.entries
+        entries = list(self.entries)
         at = next(at for at, entry in enumerate(entries) if entry[0] is manager)
         entries[at], entries[-1] = (
             (entries[-1][0], *entries[at][1:]),
             (manager, *entries[-1][1:]),
         )
+        self.entries = tuple(entries)
 
     def _is_below(self, place: Seat) -> bool:
         """Whether the task needs *place* again when it has left the innermost block."""
@@ -261,14 +270,14 @@ class Strand(ABC):
         return None
 
     def _set_out(
-        self, target: Seat | None, entering: Entry | None, error: BaseException | None
+        self, target: Seat | None, error: BaseException | None
     ) -> Coroutine[Any, Any, None]:
-        """Go on at *target*, to enter a block or to leave the innermost, which ended with *error*.
+        """Go on at *target*, to enter what ``_entering`` says.
 
-        What is to be awaited for it suspends the task at once.
+        Or, if that is None, to leave the innermost block, which ended with *error*. What is to be
+        awaited for it suspends the task at once.
         """
         self._heading = target
-        self._entering = entering
         origin = self.place
         if origin is None:
             # Others may change the task's variables meanwhile, if they share its Context.
@@ -276,9 +285,12 @@ class Strand(ABC):
             self._unpack = last is None or not is_unchanged(values, last)
             self._home_values = values
             return self.leave_home(error)
-        if entering is not None and self.cancelled is not None:
-            raise self.cancellation()
-        self._stays = entering is not None or (len(self.entries) > 1 and self._is_below(origin))
+        if self._entering is None:
+            self._stays = len(self.entries) > 1 and self._is_below(origin)
+        else:
+            if self.cancelled is not None:
+                raise self.cancellation()
+            self._stays = True
         return travel(self, error)
 
     def arrive(self, error: BaseException | None) -> None:
@@ -287,15 +299,24 @@ class Strand(ABC):
         Nothing is pushed or popped before it is there: if something in between swallows the
         switch, the strand is as it was.
         """
-        target, entering = self._heading, self._entering
+        target, manager = self._heading, self._entering
+        if manager is None:
+            entered_in = 0
+        elif target is None:
+            entered_in = self._entering_in
+        else:
+            # Only now: who has asked for its frame keeps it, and many may wait for a worker.
+            frame = sys._getframe(2)
+            entered_in = id(frame)
+            target.note_line(frame)
         if self.place is not target:
             raise self._why_not_moved()
         if target is None:
             self._bring_home()
-        if entering is not None:
-            self.entries.append(entering)
+        if manager is not None:
+            self.entries += ((manager, target, entered_in, 0),)
         else:
-            self.entries.pop()
+            self.entries = self.entries[:-1]
             if self.cancelled is not None:
                 self._raise_cancellation(error)
 
@@ -322,7 +343,7 @@ class Strand(ABC):
             return error
         if isinstance(failure, BaseException):
             return failure
-        seat = self.place if self._entering is None else self._entering[1]
+        seat = self.place if self._entering is None else self._heading
         block = "the block" if seat is None else f"the block at {seat.where()}"
         return RuntimeError(f"{block} cannot go on: {failure or NOT_DRIVEN}")
 
@@ -435,13 +456,13 @@ class Strand(ABC):
         for _, place, _, _ in reversed(self.entries):
             if place is not None:
                 return place.where()
-        return "an unknown line"
+        return where_suspended(self.coro)
 
     def let_go(self) -> None:
         """Let go of the coroutine and of all workers: this task has no way back to them."""
         self.is_lost = True
         places = {entry[1] for entry in self.entries}
-        self.entries.clear()
+        self.entries = ()
         self.coro = self._home_values = self._taken_over = None
         for place in places:
             if place is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -337,8 +338,8 @@ class ParkedSeat:
         monkeypatch.setattr("threadhop._seat.POLL", 0.001)
         self.strand = FakeStrand()
         self.pool = ThreadPoolExecutor(1)
-        code = type(self).run.__code__
-        self.seat = Seat(self.pool, self.strand, None, code, 0)  # type: ignore[arg-type]
+        self.seat = Seat(self.pool, self.strand, None)  # type: ignore[arg-type]
+        self.seat.note_line(sys._getframe())
         self.seat._gate = self.gate = LyingGate(threading.Lock())
         self.gate.gate.acquire()
         self.opened: list[bool] = []
