@@ -6,7 +6,8 @@ The rooms of this package, from the public face down; imports point down only:
   ``_calls``: functions that run on the other side; ``_async_executor``: executors for coroutines;
   ``_guard``: cancellation that nobody loses
 - ``_backends``: how a task leaves its loop, and how tasks and results come back to it
-- ``_strand``: one task's coroutine and the places where it runs; ``_traps``: every bare ``yield``
+- ``_strand``: one task's coroutine and the places where it runs; ``_contract``: what it asks of the
+  loop; ``_traps``: every bare ``yield``
 - ``_seat``: one reserved worker; ``_driver``: one step of a coroutine
 - ``_lane``: the jobs that wait for a worker; ``_parking``: the workers that wait for a task
 - ``_pool``, ``_pool_view``: ``WorkerPool``; ``_workers``: its threads; ``_places``: who may work;

@@ -21,7 +21,7 @@ FLOORS = (
     {"_backends", "_backends._asyncio", "_backends._call"},
     {"_backends._home", "_backends._loop_call"},
     {"_strand"},
-    {"_seat"},
+    {"_seat", "_contract"},
     {"_driver"},
     {"_lane", "_parking"},
     {"_pool"},
