@@ -15,11 +15,9 @@ def current_strand() -> Strand:
     """The strand of the running task, wherever it runs; made if this is its first block."""
     loop = _get_running_loop()
     if loop is not None:
-        try:  # The usual case, and the shortest way.
-            strand: Strand = current_task(loop)._threadhop_strand  # type: ignore[union-attr]
-        except AttributeError:
-            return strand_of_current_task(loop)
-        return strand
+        # The usual case first, by the shortest way.
+        strand: Strand | None = getattr(current_task(loop), "_threadhop_strand", None)
+        return strand_of_current_task(loop) if strand is None else strand
     seat = here.seat
     if seat is not None and seat.strand is not None:
         return seat.strand

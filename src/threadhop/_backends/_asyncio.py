@@ -56,11 +56,9 @@ def strand_of_current_task(loop: AbstractEventLoop) -> Strand:
     task = _current_task(loop)
     if task is None:
         raise RuntimeError(NO_TASK)
-    try:
-        strand: AsyncioStrand = task._threadhop_strand  # type: ignore[attr-defined]
-    except AttributeError:
-        strand = AsyncioStrand(loop)
-        task._threadhop_strand = strand  # type: ignore[attr-defined]
+    strand: AsyncioStrand | None = getattr(task, "_threadhop_strand", None)
+    if strand is None:
+        strand = task._threadhop_strand = AsyncioStrand(loop)  # type: ignore[attr-defined]
     return strand
 
 
