@@ -93,6 +93,7 @@ def fill(database: Path, count: int) -> None:
 
 # The self-test: a real file, a real server, a real client.
 PATIENCE = 20  # seconds for what should take none
+GRACE = 5  # seconds that a stream which should have ended holds up the end of the server
 LINE = "{:<20} {:>7}   {:<19}   {:<9}   {:<10}   {}"
 
 
@@ -142,7 +143,7 @@ async def serving(app: Starlette) -> AsyncIterator[str]:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen(128)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:

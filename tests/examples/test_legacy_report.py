@@ -12,13 +12,12 @@ VERDICT = "each handler does what it promises\n"
 
 #: The self-test, after something in the example was spoilt.
 SPOILT = """
-import asyncio, contextlib, importlib.util, sys, time
+import asyncio, contextlib, importlib.util, sys, threading
 
 spec = importlib.util.spec_from_file_location("legacy_report", {example!r})
 example = sys.modules["legacy_report"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(example)
-with_calls, threadpool = example.with_calls, example.threadpool
-example.LIMIT = 1
+with_calls, threadpool, ensure_free = example.with_calls, example.threadpool, example.ensure_free
 {spoil}
 asyncio.run(example.selftest())
 """
@@ -51,13 +50,23 @@ example.threadpool = forgetful
     ),
     "a worker is held": (
         """
+looked = threading.Event()
+
 async def hold(executor, sources):
     try:
         return await with_calls(executor, sources)
     finally:
-        executor.submit(time.sleep, 3)
+        if sources.silent is not None:  # once: the other worker is free
+            executor.submit(looked.wait)
 
-example.RUNNERS["calls"] = hold
+async def look(executor, workers):
+    example.LIMIT = 1
+    try:
+        await ensure_free(executor, workers)
+    finally:
+        looked.set()
+
+example.RUNNERS["calls"], example.ensure_free = hold, look
         """,
         "WRONG: a worker is held",
     ),

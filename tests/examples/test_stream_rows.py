@@ -17,13 +17,13 @@ ROWS = 2_000 if IS_SLOW else 5_000
 
 #: The self-test with a small table, and with a service that is spoilt.
 SPOILT = """
-import asyncio, contextlib, importlib.util, pathlib, sqlite3, tempfile, time
+import asyncio, contextlib, importlib.util, pathlib, sqlite3, tempfile, threading
 
 spec = importlib.util.spec_from_file_location("stream_rows", {example!r})
 example = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(example)
 fill = example.fill
-example.PATIENCE = 1
+example.GRACE = 1
 
 class Spoilt(example.Observed):
     {spoil}
@@ -36,7 +36,10 @@ with tempfile.TemporaryDirectory() as directory:
 #: The lines that spoil it, and what the self-test says then.
 SPOILS = {
     "the table is read on the loop": (
-        "example.threadpool = lambda executor: contextlib.nullcontext()",
+        """
+    example.PATIENCE = 1  # the workers cannot meet on the loop
+    example.threadpool = lambda executor: contextlib.nullcontext()
+        """,
         "WRONG: the table was read on the loop",
     ),
     "the connection stays open": (
@@ -69,15 +72,27 @@ SPOILS = {
         """
     async def wanted(self, websocket):
         await websocket.accept()
+        example.PATIENCE = 0.1  # it would go on for ever
         await self.stream(websocket, asyncio.Semaphore(int(await websocket.receive_text())))
         """,
         "WRONG: the stream goes on although the client asked for some, left",
     ),
     "a worker is held": (
         """
+    counted = threading.Event()
+
     async def stream(self, websocket, credit=None):
-        self._executor.submit(time.sleep, 3)
+        self._executor.submit(self.counted.wait)
         await super().stream(websocket, credit)
+
+async def count_free_workers(executor, count=example.count_free_workers):
+    example.PATIENCE = 1
+    try:
+        return await count(executor)
+    finally:
+        Spoilt.counted.set()
+
+example.count_free_workers = count_free_workers
         """,
         "WRONG: a worker is held",
     ),
