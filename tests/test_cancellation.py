@@ -13,6 +13,7 @@ import pytest
 from _loops import LoopKind
 from _steps import LIMIT, Gate, busy, turns, until, wait_until
 
+import threadhop._seat
 from threadhop import threadpool
 
 here = threading.get_ident
@@ -927,6 +928,7 @@ def test_a_loop_that_is_closed_under_a_running_body_leaves_the_worker_usable(
 
 def test_a_parked_worker_of_a_closed_loop_goes_and_the_task_is_still_reported(
     executor_class: type[ThreadPoolExecutor],
+    monkeypatch: pytest.MonkeyPatch,
     expect_loop_errors: list[logging.LogRecord],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -934,6 +936,7 @@ def test_a_parked_worker_of_a_closed_loop_goes_and_the_task_is_still_reported(
 
     Once it has gone nobody takes the task over when the inner body has ended. That must be said.
     """
+    monkeypatch.setattr(threadhop._seat, "POLL", 0.01)
     gate = Gate()
 
     async def block(pools: Pools) -> None:

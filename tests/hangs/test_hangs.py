@@ -17,6 +17,7 @@ posix = pytest.mark.skipif(
 START = """
 import asyncio, gc, logging, os, signal, sys, threading, time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+import threadhop._seat
 from threadhop import threadpool
 
 logging.basicConfig(level=logging.WARNING, format="%(name)s %(levelname)s %(message).60s")
@@ -50,6 +51,12 @@ class Never(Executor):
 
 started = threading.Event()
 go = threading.Event()
+"""
+
+#: A parked worker looks every second whether its loop is still there. That it is a second is
+#: tested in test_parked.py; where it is not the matter, this saves the time.
+QUICK = """
+threadhop._seat.POLL = 0.05
 """
 
 
@@ -242,7 +249,7 @@ say("main ends")
 
 def test_a_process_ends_while_a_worker_is_parked_for_a_block_that_never_begins() -> None:
     """The inner executor lost the job. The loop is closed, so the outer worker need not wait."""
-    assert lines("""
+    program = """
 async def block():
     async with threadpool(ThreadPoolExecutor(1)):
         async with threadpool(Never()):
@@ -257,7 +264,8 @@ loop = asyncio.new_event_loop()
 loop.run_until_complete(main())
 loop.close()
 say("main ends")
-""") == ["main ends"]
+"""
+    assert lines(QUICK + program) == ["main ends"]
 
 
 def test_asyncio_run_ends_with_a_block_that_never_begins() -> None:
@@ -393,7 +401,7 @@ def test_a_task_that_is_abandoned_in_a_nested_block_closes_its_coroutine() -> No
     PyPy frees a suspended coroutine without closing it, whatever it awaits.
     """
     closes = sys.implementation.name != "pypy"
-    assert lines("""
+    program = """
 pool = ThreadPoolExecutor(1)
 
 async def block():
@@ -419,7 +427,9 @@ say(pool.submit(str, 1).result())  # the parked worker has gone
 for _ in range(3):
     gc.collect()
 say("main ends")
-""") == ["1", *(["outer body cleans up", "cleans up"] if closes else []), "main ends"]
+"""
+    cleanups = ["outer body cleans up", "cleans up"] if closes else []
+    assert lines(QUICK + program) == ["1", *cleanups, "main ends"]
 
 
 def test_a_running_body_keeps_its_abandoned_task_alive() -> None:

@@ -21,6 +21,7 @@ import pytest
 from _loops import LoopKind
 from _steps import LIMIT, Gate, HeldExecutor, busy, turns, until, wait_until
 
+import threadhop._seat
 from threadhop import threadpool
 
 IS_PYPY = sys.implementation.name == "pypy"
@@ -424,11 +425,13 @@ def test_an_abandoned_task_closes_its_coroutine(
 def test_a_coroutine_that_is_collected_in_a_body_leaves_the_blocks_of_that_body_alone(
     executor_class: type[ThreadPoolExecutor],
     expect_loop_errors: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A lost task is closed wherever the collector happens to run, in the middle of its blocks.
 
     Here that is the body of another task, in a block that is the same object as the lost task's.
     """
+    monkeypatch.setattr(threadhop._seat, "POLL", 0.01)
     pool = executor_class(2)
     never = HeldExecutor()
     shared = threadpool(pool)
