@@ -199,9 +199,9 @@ def test_task():  # the last one: PyPy looks for lost tasks once for each file, 
     run = run_in_child(
         f"""
         import sys, pytest
-        sys.exit(pytest.main([
+        sys.exit(pytest.main([  # Hypothesis would take longer than all the rest
             "-c", {str(TESTS.parent / "pyproject.toml")!r}, "-p", "conftest",
-            "-p", "no:cacheprovider", "-rfE", "-q", "--tb=line", {str(careless)!r},
+            "-p", "no:hypothesispytest", "-p", "no:cacheprovider", "-rfE", "-q", "--tb=line", {str(careless)!r},
         ]))
         """,
         env={"PYTHONPATH": str(TESTS)},
