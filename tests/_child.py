@@ -17,6 +17,28 @@ CAN_ASK_FOR_STACKS = os.name == "posix"
 # Not -X faulthandler: that shows only one thread on PyPy.
 _PRELUDE = "import faulthandler as _; _.enable(all_threads=True); del _\n"
 
+#: For programs that put threads and tasks into an order, as ``_steps`` does for tests.
+STEPS = """
+import asyncio, os, time
+
+def say(*words):
+    print(*words, flush=True)
+
+def wait_until(condition):
+    deadline = time.monotonic() + 8
+    while not condition():
+        if time.monotonic() > deadline:
+            say("it never came to be")
+            os._exit(3)
+        time.sleep(0.001)
+
+async def until(condition):
+    deadline = time.monotonic() + 8
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.001)
+"""
+
 
 def run_in_child(
     source: str,

@@ -277,7 +277,7 @@ def test_a_task_wakes_when_somebody_else_ends_the_future() -> None:
             with ThreadPoolExecutor(2) as pool:
                 futures = [exec_in_executor(pool, held.wait) for _ in range(2)]
                 tasks = [asyncio.create_task(wait(future)) for future in futures]
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0)  # now both wait
                 futures[0].set_result("mine")
                 futures[1].set_exception(LookupError("mine"))
                 held.set()

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from _loops import LoopKind
+from _steps import until
 
 from threadhop import (
     AsyncExecutor,
@@ -138,8 +139,7 @@ def test_every_future_of_a_storm_ends(loops: LoopKind, seed: int) -> None:
             threadings = [future for _, _, future in started if not asyncio.isfuture(future)]
             _, pending = await asyncio.wait(asyncs, timeout=15)
             assert not pending, f"{len(pending)} futures stay pending"
-            while not all(future.done() for future in threadings):
-                await asyncio.sleep(0.001)
+            await until(lambda: all(future.done() for future in threadings))
             for kind, number, future in started:
                 if future.cancelled():
                     assert future in cancelled, "cancelled by nobody"

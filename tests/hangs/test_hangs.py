@@ -7,37 +7,22 @@ import signal
 import sys
 
 import pytest
-from _child import run_in_child
+from _child import STEPS, run_in_child
 
 posix = pytest.mark.skipif(
     os.name != "posix", reason="sends SIGINT to a thread, which only POSIX can"
 )
 
 #: What all the programs begin with.
-START = """
+START = (
+    STEPS
+    + """
 import asyncio, gc, logging, os, signal, sys, threading, time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 import threadhop._seat
 from threadhop import threadpool
 
 logging.basicConfig(level=logging.WARNING, format="%(name)s %(levelname)s %(message).60s")
-
-def say(*words):
-    print(*words, flush=True)
-
-def wait_until(condition):
-    deadline = time.monotonic() + 8
-    while not condition():
-        if time.monotonic() > deadline:
-            say("it never came to be")
-            os._exit(3)
-        time.sleep(0.001)
-
-async def until(condition):
-    deadline = time.monotonic() + 8
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
 
 def ctrl_c():
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
@@ -52,6 +37,7 @@ class Never(Executor):
 started = threading.Event()
 go = threading.Event()
 """
+)
 
 #: A parked worker looks every second whether its loop is still there. That it is a second is
 #: tested in test_parked.py; where it is not the matter, this saves the time.

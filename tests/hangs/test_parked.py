@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import time
 
-from _child import run_in_child
+from _child import STEPS, run_in_child
 
-START = """
+START = (
+    STEPS
+    + """
 import asyncio, atexit, gc, logging, os, sys, threading, time, weakref
 from concurrent.futures import Executor, ThreadPoolExecutor
 import threadhop._seat
@@ -21,17 +23,6 @@ from threadhop import eventloop, exec_in_eventloop, threadpool
 logging.basicConfig(level=logging.WARNING, format="%(name)s %(levelname)s %(message)s")
 # What asyncio says about tasks that were pending is not the matter here.
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-
-def say(*words):
-    print(*words, flush=True)
-
-def wait_until(condition):
-    deadline = time.monotonic() + 8
-    while not condition():
-        if time.monotonic() > deadline:
-            say("it never came to be")
-            os._exit(3)
-        time.sleep(0.001)
 
 # Of two workers one is free, so that it is not a matter of all of them being parked.
 pool = ThreadPoolExecutor(2)
@@ -69,13 +60,32 @@ async def call():
 async def main(coro):
     global task
     task = asyncio.create_task(coro)
-    while not reached.is_set():
-        await asyncio.sleep(0.001)
+    await until(reached.is_set)
 """
+)
 
 QUICK = """
 threadhop._seat.POLL = 0.05
 threadhop._backends._loop_call.POLL = 0.05
+"""
+
+#: ``await_looks()`` waits, in any thread, until the parked worker has looked several times more.
+LOOKS = """
+from threadhop._backends._asyncio import AsyncioStrand
+
+looks = 0
+
+def look(strand, home_is_gone=AsyncioStrand.home_is_gone):
+    global looks
+    gone = home_is_gone(strand)
+    looks += 1  # in one thread: there is one parked worker
+    return gone
+
+AsyncioStrand.home_is_gone = look
+
+def await_looks():
+    now = looks
+    wait_until(lambda: looks >= now + 3)
 """
 
 
@@ -198,7 +208,9 @@ say("main ends")
 
 def test_a_stopped_loop_may_go_on_later_and_finds_its_worker() -> None:
     """Nothing is given up while the process lives."""
-    program = Program("""
+    program = Program(
+        LOOKS
+        + """
 async def come_back(go):
     async with threadpool(pool):
         me = threading.get_ident()
@@ -211,11 +223,12 @@ async def come_back(go):
 loop = asyncio.new_event_loop()
 go = loop.create_future()
 loop.run_until_complete(main(come_back(go)))
-time.sleep(0.3)  # several times as long as a parked worker waits before it looks
+await_looks()
 go.set_result(None)
 say(loop.run_until_complete(task))
 loop.close()
-""")
+"""
+    )
     assert program.lines == ["True", "value"]
     assert not program.warnings
 
@@ -271,8 +284,7 @@ async def abandon():
 
 async def run():
     task = asyncio.create_task(abandon())
-    while not reached.is_set():
-        await asyncio.sleep(0.001)
+    await until(reached.is_set)
     ref = weakref.ref(task)
     del task
     deadline = time.monotonic() + 4
@@ -375,19 +387,25 @@ say("main ends")
 def test_the_end_of_a_process_waits_for_a_task_whose_loop_runs_in_a_plain_thread() -> None:
     """That one is waited for by the process itself, so the task comes back and nothing is lost."""
     program = Program(
-        IN_A_THREAD.replace("DAEMON", "False")
+        LOOKS
+        + IN_A_THREAD.replace("DAEMON", "False")
         + """
+main_has_ended = threading.Event()
+
 async def come_back():
     async with threadpool(pool):
         async with eventloop():
             reached.set()
-            await asyncio.sleep(0.3)  # the main thread has ended, and parked workers have looked
+            await until(main_has_ended.is_set)
+            await_looks()  # on the loop thread, which has nothing else to do
         say("back on the worker")
     say("ends")
     loop.stop()
 
 asyncio.run_coroutine_threadsafe(come_back(), loop)
 reached.wait(8)
+# Called before those that were registered earlier, and one of them joins the workers of pools.
+threading._register_atexit(main_has_ended.set)
 say("main ends")
 """
     )
@@ -414,8 +432,7 @@ async def come_back():
         async with threadpool(pool):
             async with eventloop():
                 reached.set()
-                while not gone.is_set():
-                    await asyncio.sleep(0.001)
+                await until(gone.is_set)
                 say("the part ends")
             say("the body ran on the loop", threading.current_thread() is thread)
     finally:

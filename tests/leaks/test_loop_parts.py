@@ -355,8 +355,7 @@ def test_a_parked_worker_does_not_keep_an_abandoned_task(
         with executor_class(1) as pool:
             task = asyncio.get_running_loop().create_task(block(pool))
             refs.append(weakref.ref(task))
-            while not pool.__dict__.get("_threadhop_parked"):
-                await asyncio.sleep(0.001)
+            await until(lambda: pool.__dict__.get("_threadhop_parked"))
             await turns()
             del task
             collect_until(lambda: [ref() for ref in refs] == [None, None])

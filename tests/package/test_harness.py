@@ -201,7 +201,8 @@ def test_task():  # the last one: PyPy looks for lost tasks once for each file, 
         import sys, pytest
         sys.exit(pytest.main([  # Hypothesis would take longer than all the rest
             "-c", {str(TESTS.parent / "pyproject.toml")!r}, "-p", "conftest",
-            "-p", "no:hypothesispytest", "-p", "no:cacheprovider", "-rfE", "-q", "--tb=line", {str(careless)!r},
+            "-p", "no:hypothesispytest", "-p", "no:cacheprovider",
+            "-rfE", "-q", "--tb=line", {str(careless)!r},
         ]))
         """,
         env={"PYTHONPATH": str(TESTS)},
