@@ -9,7 +9,6 @@ import contextvars
 import functools
 import gc
 import logging
-import sys
 import threading
 import traceback
 import weakref
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 from _child import run_in_child
+from _garbage import IS_PYPY, MAY_DEFER, Thing, collect_until
 from _loops import LOOPS, LoopKind
 from _steps import LIMIT, Gate, HeldExecutor, busy, turns, until, wait_until
 
@@ -33,10 +33,6 @@ from threadhop import (
 
 here = threading.get_ident
 color = contextvars.ContextVar("color", default="unset")
-
-IS_PYPY = sys.implementation.name == "pypy"
-#: Without a GIL some reference counts are merged later, so an object may look like garbage.
-MAY_DEFER = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class OopsError(Exception):
@@ -1478,18 +1474,6 @@ def test_get_event_loop_works_whatever_the_call_before_did(
 
 
 # --- nothing stays behind
-
-
-class Thing:
-    """Something that a weak reference can watch."""
-
-
-def collect_until(condition: Callable[[], object]) -> None:
-    def collected() -> object:
-        gc.collect()
-        return condition()
-
-    wait_until(collected)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["plain", "coroutine"])

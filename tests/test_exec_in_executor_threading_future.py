@@ -9,7 +9,6 @@ import contextvars
 import functools
 import gc
 import logging
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 from _child import run_in_child
+from _garbage import IS_PYPY, MAY_DEFER, Thing, collect_until
 from _loops import LoopKind
 from _steps import LIMIT, Gate, HeldExecutor, busy, until, wait_until
 
@@ -30,10 +30,6 @@ from threadhop import (
 
 here = threading.get_ident
 color = contextvars.ContextVar("color", default="unset")
-
-IS_PYPY = sys.implementation.name == "pypy"
-#: Without a GIL some reference counts are merged later, so an object may look like garbage.
-MAY_DEFER = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class OopsError(Exception):
@@ -733,10 +729,6 @@ def test_an_executor_that_takes_the_call_and_then_refuses_does_not_make_it() -> 
 # --- nothing stays behind
 
 
-class Thing:
-    """Something that a weak reference can watch."""
-
-
 @pytest.mark.parametrize("ending", ["returns", "raises", "cancelled"])
 def test_a_future_keeps_nothing_of_the_call(
     executor_class: type[ThreadPoolExecutor], ending: str
@@ -754,7 +746,6 @@ def test_a_future_keeps_nothing_of_the_call(
         return exec_in_executor_threading_future(pool, work, thing)
 
     def is_freed() -> bool:
-        gc.collect()
         return refs[0]() is None
 
     with executor_class(1) as pool:
@@ -762,11 +753,11 @@ def test_a_future_keeps_nothing_of_the_call(
             future = start(pool)
             if ending == "cancelled":
                 future.cancel()
-                wait_until(is_freed)
+                collect_until(is_freed)
         error = None if ending == "cancelled" else future.exception(LIMIT)
         if error is not None:
             error.__traceback__ = None
-        wait_until(is_freed)
+        collect_until(is_freed)
 
 
 @pytest.mark.skipif(IS_PYPY or MAY_DEFER, reason="it counts on reference counts")

@@ -8,91 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import random
-import sys
-import threading
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from typing import Any
 
 import pytest
 from _loops import LoopKind
+from _storm import OopsError, Storm, here, number_of_this, run_storm
 
 from threadhop import eventloop, exec_in_eventloop, threadpool
 
-here = threading.get_ident
-number_of_this = contextvars.ContextVar[int]("number_of_this")
 #: How deep a block and its part nest in one another.
 DEPTH = 3
 
 
-class OopsError(Exception):
-    """What a body or a part raises on purpose."""
+class StormOfParts(Storm):
+    """Each trip goes there and back, through blocks and parts that nest."""
 
+    # A task goes from a pool to itself or to one further right, or it might wait in a circle.
+    sizes = ((4, "A"), (3, "B"), (2, "C"))
 
-class Storm:
-    """*tasks* tasks go there and back, each *trips* times, while others cancel half of them."""
-
-    def __init__(self, seed: int, tasks: int, trips: int, *, has_timeouts: bool) -> None:
-        self.random = random.Random(seed)
-        self.tasks = tasks
-        self.trips = trips
-        self.has_timeouts = has_timeouts
-        self.values = 0
-        self.cancelled = 0
-        #: By the thread that runs it: which task is in a body there, not counting parked ones.
-        self.inside: dict[int, int] = {}
-        self.broken: list[str] = []
-
-    def check(self, truth: object, text: str) -> None:
-        if not truth:
-            self.broken.append(text)
-
-    async def run(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.loop_thread = here()
-        # A task goes from a pool to itself or to one further right, or it might wait in a circle.
-        self.pools = [ThreadPoolExecutor(size, thread_name_prefix=name) for size, name in SIZES]
-        try:
-            seeds = [self.random.random() for _ in range(self.tasks)]
-            tasks = [self.loop.create_task(self._task(n, seed)) for n, seed in enumerate(seeds)]
-            # The others are never cancelled, so they must end with their value.
-            victims = self.random.sample(tasks, self.tasks // 2)
-            stop = self.loop.create_task(self._cancel_some(victims))
-            _, pending = await asyncio.wait(tasks, timeout=15)
-            stop.cancel()
-            await asyncio.wait({stop})
-            assert not pending, f"{len(pending)} tasks hang: {list(pending)[:3]}"
-            for number, task in enumerate(tasks):
-                if task.cancelled():
-                    assert task in victims, "cancelled by nobody"
-                    self.cancelled += 1
-                else:
-                    assert task.result() == number
-                    self.values += 1
-            # The pools are alive, with all their workers.
-            for pool, (workers, _) in zip(self.pools, SIZES, strict=True):
-                barrier = threading.Barrier(workers)
-                futures = [pool.submit(barrier.wait, 5) for _ in range(workers)]
-                await asyncio.gather(*map(asyncio.wrap_future, futures))
-        finally:
-            for pool in self.pools:
-                pool.shutdown()
-        assert not self.broken, self.broken[:5]
-
-    async def _cancel_some(self, victims: list[asyncio.Task[Any]]) -> None:
-        """Until all are done: now a few of them, now nobody, and sometimes one twice."""
-        while True:
-            for _ in range(self.random.randrange(3)):
-                task = self.random.choice(victims)
-                for _ in range(self.random.choice([1, 1, 1, 2])):
-                    task.cancel("storm")
-            await asyncio.sleep(self.random.choice([0, 0, 0.0005]))
-
-    async def _task(self, number: int, seed: float) -> int:
-        chance = random.Random(seed)
+    async def task(self, number: int, chance: random.Random) -> int:
         number_of_this.set(number)
         for _ in range(self.trips):
             try:
@@ -120,17 +56,8 @@ class Storm:
         else:
             await self._block(number, chance, 0, DEPTH)
 
-    def _work(self, number: int, pool: int, chance: random.Random) -> None:
-        """In a body, with nothing of another task in the same thread at the same time."""
-        me = here()
-        name = threading.current_thread().name
-        self.check(name.startswith(SIZES[pool][1]), f"{name} is not of pool {pool}")
-        self.check(me not in self.inside, "two bodies in one thread")
-        self.inside[me] = number
-        self.check(number_of_this.get() == number, "the Context of another task, in a body")
-        for _ in range(chance.randrange(50)):
-            pass
-        self.check(self.inside.pop(me) == number, "another body came between")
+    def work(self, number: int, pool: int, chance: random.Random) -> None:
+        super().work(number, pool, chance)
         if chance.random() < 0.05:
             raise OopsError(number)
 
@@ -143,11 +70,11 @@ class Storm:
             async with threadpool(self.pools[pool]):
                 worker = here()
                 try:
-                    self._work(number, pool, chance)
+                    self.work(number, pool, chance)
                     for _ in range(chance.randrange(1, 3)):
                         await self._from_body(number, chance, pool, depth)
                         self.check(here() == worker, "another worker after a part")
-                        self._work(number, pool, chance)
+                        self.work(number, pool, chance)
                 finally:
                     self.check(here() == worker, "the finally of a body in another thread")
         finally:
@@ -195,7 +122,7 @@ class Storm:
             worker = here()
             try:
                 for row in range(3):
-                    self._work(number, 0, chance)
+                    self.work(number, 0, chance)
                     async with eventloop():
                         yield row
                     self.check(here() == worker, "another worker after a row")
@@ -203,24 +130,8 @@ class Storm:
                 self.check(here() == worker, "the finally of a generator in another thread")
 
 
-#: Of each pool: how many workers, and how their names begin.
-SIZES = ((4, "A"), (3, "B"), (2, "C"))
-
-
-def run_storm(loops: LoopKind, seed: int, tasks: int, trips: int) -> Storm:
-    storm = Storm(seed, tasks, trips, has_timeouts=loops.has_current_task)
-    interval = sys.getswitchinterval()
-    # PyPy has no such thing, and says so by ignoring it.
-    sys.setswitchinterval(1e-4)
-    try:
-        loops.run(storm.run, timeout=18)
-    finally:
-        sys.setswitchinterval(interval)
-    return storm
-
-
 def test_every_task_of_a_storm_ends(loops: LoopKind) -> None:
-    storm = run_storm(loops, seed=1, tasks=200, trips=2)
+    storm = run_storm(StormOfParts, loops, seed=1, tasks=200, trips=2)
     assert storm.values >= 100
     assert storm.cancelled, "nothing was looked at"
 
@@ -229,6 +140,6 @@ def test_every_task_of_a_storm_ends(loops: LoopKind) -> None:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("run", range(20))
 def test_every_task_of_a_long_storm_ends(loops: LoopKind, run: int) -> None:
-    storm = run_storm(loops, 1000 + run, tasks=200, trips=8)
+    storm = run_storm(StormOfParts, loops, 1000 + run, tasks=200, trips=8)
     assert storm.values >= 100
     assert storm.cancelled, "nothing was looked at"

@@ -9,66 +9,33 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
-import sys
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from _garbage import (
+    IS_PYPY,
+    MAY_DEFER,
+    Scenario,
+    Thing,
+    assert_its_task_is_freed,
+    assert_no_cyclic_garbage,
+    collect,
+    collect_until,
+    counts_references,
+)
 from _loops import LoopKind
-from _steps import LIMIT, Gate, HeldExecutor, busy, turns, until, wait_until
+from _steps import LIMIT, Gate, HeldExecutor, busy, turns, until
 
 import threadhop._seat
 from threadhop import threadpool
 
-IS_PYPY = sys.implementation.name == "pypy"
-#: Without a GIL some reference counts are merged later, so an object may look like garbage.
-MAY_DEFER = not getattr(sys, "_is_gil_enabled", lambda: True)()
-
-counts_references = pytest.mark.skipif(
-    IS_PYPY, reason="PyPy has no reference counts: what it frees, it frees by collecting"
-)
-
 closes_what_it_collects = pytest.mark.skipif(
     IS_PYPY, reason="PyPy frees a suspended coroutine without closing it, whatever it awaits"
 )
-
-ROUNDS = 30
-
-
-class Thing:
-    """Something that a weak reference can watch."""
-
-
-@contextmanager
-def no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-def collect() -> None:
-    for _ in range(3 if IS_PYPY else 1):
-        gc.collect()
-
-
-def collect_until(condition: Callable[[], object]) -> None:
-    """In any thread: give the other threads time to let go, and PyPy one more link of the chain."""
-
-    def collected() -> object:
-        collect()
-        return condition()
-
-    wait_until(collected)
-
-
-Scenario = Callable[[ThreadPoolExecutor, ThreadPoolExecutor], Awaitable[object]]
 
 
 async def plain(pool: Executor, _: Executor) -> None:
@@ -214,47 +181,13 @@ SCENARIOS: list[Scenario] = [
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_a_block_leaves_no_cyclic_garbage(scenario: Scenario) -> None:
     """With the collector off, what a block made is freed by reference counts alone."""
-
-    async def main() -> int:
-        with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
-            for _ in range(3):  # whatever is made once
-                await scenario(one, other)
-            # A round of the loop, for the callbacks that hold what has just ended.
-            await turns()
-            with no_collector():
-                for _ in range(ROUNDS):
-                    await scenario(one, other)
-                await turns()
-                # The worker may still be on its way out of the last job.
-                for pool in (one, other):
-                    pool.submit(str).result(LIMIT)
-                return gc.collect()
-
-    garbage = asyncio.run(main())
-    assert garbage <= (ROUNDS if MAY_DEFER else 0), f"{garbage} objects in {ROUNDS} rounds"
+    assert_no_cyclic_garbage(scenario)
 
 
 @counts_references
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_a_task_with_blocks_is_freed_with_its_last_reference(scenario: Scenario) -> None:
-    async def main() -> None:
-        with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
-            await scenario(one, other)
-            with no_collector():
-                task = asyncio.get_running_loop().create_task(scenario(one, other))  # type: ignore[arg-type]
-                coro = task.get_coro()
-                dead = [weakref.ref(task), weakref.ref(coro)]  # type: ignore[arg-type]
-                del coro
-                await task
-                del task
-                await turns()
-                for pool in (one, other):
-                    pool.submit(str).result(LIMIT)
-                if MAY_DEFER:
-                    gc.collect()
-                assert [ref() for ref in dead] == [None] * len(dead)
-
-    asyncio.run(main())
+    assert_its_task_is_freed(scenario)
 
 
 def test_what_the_body_made_is_freed_when_the_function_ends(

@@ -4,55 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import gc
-import sys
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 import pytest
+from _garbage import (
+    Scenario,
+    Thing,
+    assert_its_task_is_freed,
+    assert_no_cyclic_garbage,
+    collect_until,
+    counts_references,
+)
 from _loops import LoopKind
 from _steps import LIMIT, Gate, busy, turns, until, wait_until
 
 import threadhop._seat
 from threadhop import eventloop, exec_in_eventloop, threadpool
-
-IS_PYPY = sys.implementation.name == "pypy"
-#: Without a GIL some reference counts are merged later, so an object may look like garbage.
-MAY_DEFER = not getattr(sys, "_is_gil_enabled", lambda: True)()
-
-counts_references = pytest.mark.skipif(
-    IS_PYPY, reason="PyPy has no reference counts: what it frees, it frees by collecting"
-)
-
-ROUNDS = 30
-
-
-class Thing:
-    """Something that a weak reference can watch."""
-
-
-@contextmanager
-def no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-def collect_until(condition: Callable[[], object]) -> None:
-    """In any thread: give the other threads time to let go, and PyPy one more link of the chain."""
-
-    def collected() -> object:
-        gc.collect()
-        return condition()
-
-    wait_until(collected)
 
 
 async def suspend() -> None:
@@ -61,9 +33,6 @@ async def suspend() -> None:
 
 async def forever() -> None:
     await asyncio.get_running_loop().create_future()
-
-
-Scenario = Callable[[ThreadPoolExecutor, ThreadPoolExecutor], Awaitable[object]]
 
 
 async def part(pool: Executor, _: Executor) -> None:
@@ -256,46 +225,13 @@ SCENARIOS: list[Scenario] = [
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_a_part_leaves_no_cyclic_garbage(scenario: Scenario) -> None:
     """With the collector off, what it made is freed by reference counts alone."""
-
-    async def main() -> int:
-        with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
-            for _ in range(3):  # whatever is made once
-                await scenario(one, other)
-            await turns()
-            with no_collector():
-                for _ in range(ROUNDS):
-                    await scenario(one, other)
-                await turns()
-                # The worker may still be on its way out of the last job.
-                for pool in (one, other):
-                    pool.submit(str).result(LIMIT)
-                return gc.collect()
-
-    garbage = asyncio.run(main())
-    assert garbage <= (ROUNDS if MAY_DEFER else 0), f"{garbage} objects in {ROUNDS} rounds"
+    assert_no_cyclic_garbage(scenario)
 
 
 @counts_references
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_a_task_with_parts_is_freed_with_its_last_reference(scenario: Scenario) -> None:
-    async def main() -> None:
-        with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
-            await scenario(one, other)
-            with no_collector():
-                task = asyncio.get_running_loop().create_task(scenario(one, other))  # type: ignore[arg-type]
-                coro = task.get_coro()
-                dead = [weakref.ref(task), weakref.ref(coro)]  # type: ignore[arg-type]
-                del coro
-                await task
-                del task
-                await turns()
-                for pool in (one, other):
-                    pool.submit(str).result(LIMIT)
-                if MAY_DEFER:
-                    gc.collect()
-                assert [ref() for ref in dead] == [None] * len(dead)
-
-    asyncio.run(main())
+    assert_its_task_is_freed(scenario)
 
 
 def test_what_a_call_was_given_and_returned_is_freed_while_the_body_goes_on(
