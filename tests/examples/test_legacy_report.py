@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from _child import run_in_child
+from _examples import Example
 
-EXAMPLE = str(Path(__file__).parents[2] / "examples" / "legacy_report.py")
-VERDICT = "each handler does what it promises\n"
+EXAMPLE = Example("legacy_report", "each handler does what it promises")
 
 #: The self-test, after something in the example was spoilt.
 SPOILT = """
-import asyncio, contextlib, importlib.util, sys, threading
-
-spec = importlib.util.spec_from_file_location("legacy_report", {example!r})
-example = sys.modules["legacy_report"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(example)
+import asyncio, contextlib, threading
 with_calls, threadpool, ensure_free = example.with_calls, example.threadpool, example.ensure_free
 {spoil}
 asyncio.run(example.selftest())
@@ -76,17 +69,7 @@ example.RUNNERS["calls"], example.ensure_free = hold, look
 @pytest.mark.timeout(60)
 def test_the_selftest_passes() -> None:
     """Every handler, in every way, does what the table of the example promises."""
-    child = run_in_child(
-        f"""
-        import runpy, sys
-        sys.argv[1:] = ["--selftest"]
-        runpy.run_path({EXAMPLE!r}, run_name="__main__")
-        """,
-        deadline=50,
-        options=["-W", "error"],
-    )
-    assert (child.returncode, child.stderr) == (0, "")
-    assert child.stdout.endswith(VERDICT)
+    EXAMPLE.check_selftest()
 
 
 @pytest.mark.timeout(60)
@@ -94,7 +77,4 @@ def test_the_selftest_passes() -> None:
 def test_the_selftest_fails_when(spoilt: str) -> None:
     """With an exit status of 1, and a line that says what is wrong."""
     spoil, message = SPOILS[spoilt]
-    child = run_in_child(SPOILT.format(example=EXAMPLE, spoil=spoil), deadline=50)
-    assert child.returncode == 1
-    assert message in child.stderr
-    assert VERDICT not in child.stdout
+    EXAMPLE.check_that_it_fails(SPOILT.format(spoil=spoil), message)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 from _child import run_in_child
+from _examples import Example
 
-EXAMPLE = str(Path(__file__).parents[2] / "examples" / "stream_rows.py")
-VERDICT = "every row is right, and nothing is left behind\n"
+EXAMPLE = Example("stream_rows", "every row is right, and nothing is left behind")
 
 #: Where each row costs more, fewer of them have to do.
 IS_SLOW = sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", bool)()
@@ -17,11 +16,7 @@ ROWS = 2_000 if IS_SLOW else 5_000
 
 #: The self-test with a small table, and with a service that is spoilt.
 SPOILT = """
-import asyncio, contextlib, importlib.util, pathlib, sqlite3, tempfile, threading
-
-spec = importlib.util.spec_from_file_location("stream_rows", {example!r})
-example = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(example)
+import asyncio, contextlib, pathlib, sqlite3, tempfile, threading
 fill = example.fill
 example.GRACE = 1
 
@@ -102,17 +97,7 @@ example.count_free_workers = count_free_workers
 @pytest.mark.timeout(120)
 def test_the_selftest_passes() -> None:
     """All rows arrive; a client that leaves ends the stream, on the way and while it waits."""
-    child = run_in_child(
-        f"""
-        import runpy, sys
-        sys.argv[1:] = ["--selftest", "--rows", "{ROWS}"]
-        runpy.run_path({EXAMPLE!r}, run_name="__main__")
-        """,
-        deadline=100,
-        options=["-W", "error"],
-    )
-    assert (child.returncode, child.stderr) == (0, "")
-    assert child.stdout.endswith(VERDICT)
+    EXAMPLE.check_selftest("--rows", str(ROWS), deadline=100)
 
 
 @pytest.mark.timeout(60)
@@ -120,10 +105,7 @@ def test_the_selftest_passes() -> None:
 def test_the_selftest_fails_when(spoilt: str) -> None:
     """With an exit status of 1, and a line that says what is wrong."""
     spoil, message = SPOILS[spoilt]
-    child = run_in_child(SPOILT.format(example=EXAMPLE, spoil=spoil), deadline=50)
-    assert child.returncode == 1
-    assert message in child.stderr
-    assert VERDICT not in child.stdout
+    EXAMPLE.check_that_it_fails(SPOILT.format(spoil=spoil), message)
 
 
 @pytest.mark.timeout(60)
@@ -149,7 +131,7 @@ def test_it_serves_on_the_port_that_is_named() -> None:
 
         threading.Thread(target=visit).start()
         sys.argv[1:] = ["--port", str(port), "--rows", "3"]
-        runpy.run_path({EXAMPLE!r}, run_name="__main__")
+        runpy.run_path({EXAMPLE.path!r}, run_name="__main__")
         print(*seen)
         """,
         deadline=50,

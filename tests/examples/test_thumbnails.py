@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 from _child import run_in_child
+from _examples import Example
 
-EXAMPLE = str(Path(__file__).parents[2] / "examples" / "thumbnails.py")
-VERDICT = "every thumbnail and every row is right\n"
+EXAMPLE = Example("thumbnails", "every thumbnail and every row is right")
 
 #: The README's 50 take a while, and are the business of who runs its command. So many are still
 #: far more than there are workers, with each kind of image among them twice.
@@ -18,34 +17,30 @@ UPLOADS = 16
 
 #: The self-test with small images, which cost no time, and with a service that is spoilt.
 SPOILT = """
-import asyncio, contextlib, importlib.util, io, pathlib, tempfile
-
-spec = importlib.util.spec_from_file_location("thumbnails", {example!r})
-thumbnails = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(thumbnails)
-Service, PlainTextResponse = thumbnails.ThumbnailService, thumbnails.PlainTextResponse
+import asyncio, contextlib, io, pathlib, tempfile
+Service, PlainTextResponse = example.ThumbnailService, example.PlainTextResponse
 
 def draw_quickly(number):
     file = io.BytesIO()
-    thumbnails.Image.linear_gradient("L").resize((320, 200)).save(file, "PNG")
+    example.Image.linear_gradient("L").resize((320, 200)).save(file, "PNG")
     return f"{{number}}.png", file.getvalue()
 
 class Spoilt(Service):
     {spoil}
 
-thumbnails.draw, thumbnails.ThumbnailService = draw_quickly, Spoilt
+example.draw, example.ThumbnailService = draw_quickly, Spoilt
 with tempfile.TemporaryDirectory() as directory:
-    asyncio.run(thumbnails.selftest(pathlib.Path(directory, "thumbnails.db"), {uploads}))
+    asyncio.run(example.selftest(pathlib.Path(directory, "thumbnails.db"), {uploads}))
 """
 
 #: The lines that spoil it, and what the self-test says then.
 SPOILS = {
     "the work is done on the loop": (
-        "thumbnails.threadpool = lambda executor: contextlib.nullcontext()",
+        "example.threadpool = lambda executor: contextlib.nullcontext()",
         "was not shrunk and stored by one worker",
     ),
     "the images are not shrunk": (
-        "thumbnails.Image.Image.thumbnail = lambda image, box: None",
+        "example.Image.Image.thumbnail = lambda image, box: None",
         "became (320, 200)",
     ),
     "one request gets the record of another": (
@@ -59,25 +54,11 @@ SPOILS = {
 }
 
 
-def run_spoilt(spoil: str) -> subprocess.CompletedProcess[str]:
-    return run_in_child(SPOILT.format(example=EXAMPLE, spoil=spoil, uploads=UPLOADS), deadline=50)
-
-
 @pytest.mark.timeout(170)
 def test_the_selftest_passes() -> None:
     """All uploads at once, every answer checked, the loop responsive meanwhile."""
-    child = run_in_child(
-        f"""
-        import runpy, sys
-        sys.argv[1:] = ["--selftest", "--uploads", "{UPLOADS}"]
-        runpy.run_path({EXAMPLE!r}, run_name="__main__")
-        """,
-        deadline=150,
-        options=["-W", "error"],
-    )
-    assert (child.returncode, child.stderr) == (0, "")
-    assert child.stdout.startswith(f"uploads         {UPLOADS} at once\n")
-    assert child.stdout.endswith(VERDICT)
+    printed = EXAMPLE.check_selftest("--uploads", str(UPLOADS), deadline=150)
+    assert printed.startswith(f"uploads         {UPLOADS} at once\n")
 
 
 @pytest.mark.timeout(60)
@@ -85,10 +66,7 @@ def test_the_selftest_passes() -> None:
 def test_the_selftest_fails_when(spoilt: str) -> None:
     """With an exit status of 1, and a line that says what is wrong."""
     spoil, message = SPOILS[spoilt]
-    child = run_spoilt(spoil)
-    assert child.returncode == 1
-    assert message in child.stderr
-    assert VERDICT not in child.stdout
+    EXAMPLE.check_that_it_fails(SPOILT.format(spoil=spoil, uploads=UPLOADS), message)
 
 
 @pytest.mark.timeout(60)
@@ -108,7 +86,7 @@ def test_the_selftest_fails_when_health_checks_are_answered_late() -> None:
         await self.enough.wait()
         return await super().upload(request)
     """
-    child = run_spoilt(spoil)
+    child = EXAMPLE.run_spoilt(SPOILT.format(spoil=spoil, uploads=UPLOADS))
     assert child.returncode == 1
     assert child.stderr == "WRONG: the loop was blocked\n"
     (count,) = re.findall(r"health checks +(\d+) meanwhile", child.stdout)
@@ -140,7 +118,7 @@ def test_it_serves_on_the_port_that_is_named(tmp_path: Path) -> None:
 
         threading.Thread(target=visit).start()
         sys.argv[1:] = ["--port", str(port), "--database", {str(database)!r}]
-        runpy.run_path({EXAMPLE!r}, run_name="__main__")
+        runpy.run_path({EXAMPLE.path!r}, run_name="__main__")
         print(seen)
         """,
         deadline=50,
