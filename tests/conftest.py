@@ -45,10 +45,17 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_collection_finish() -> None:
-    # Each test ends with a full collection. What pytest itself holds is set apart from it, so
-    # that it looks at the objects of the test and is quick.
-    if not IS_PYPY:
-        gc.collect()
+    gc.collect()
+    _set_apart()
+
+
+def _set_apart() -> None:
+    """Keep whatever is alive now, most of it pytest's own, out of the collections to come.
+
+    Many tests ask for full ones. Those then look at the objects of the test, and are quick: all
+    that the tests before have left, reports above all, would take them half of the whole time.
+    """
+    if not IS_PYPY:  # it has no such thing
         gc.freeze()
 
 
@@ -147,12 +154,24 @@ def nothing_stays_behind(
         _lost_errors.check()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_stays_behind_at_all() -> Iterator[None]:
+    """Fails the last test if a task was lost that something had kept alive beyond its file."""
+    yield
+    if not IS_PYPY:
+        gc.unfreeze()
+    with _LostErrors() as errors:
+        gc.collect()
+        errors.check()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def nothing_stays_behind_in_a_file() -> Iterator[None]:
     """Fails the last test of a file if one of its tests lost a task."""
     yield
     with _LostErrors() as errors:
         gc.collect()
+        _set_apart()
         errors.check()
 
 

@@ -148,7 +148,7 @@ def test_whatever_a_test_leaves_behind_fails_it(tmp_path: Path) -> None:
     careless = tmp_path / "test_careless.py"
     careless.write_text(
         """
-import asyncio, conftest, gc, threading
+import asyncio, conftest, gc, sys, threading
 from concurrent.futures import Future
 
 conftest.THREADS_END_WITHIN = 0.1
@@ -159,9 +159,10 @@ async def wait_for_nothing():
 
 def lose_a_task():
     loop = asyncio.new_event_loop()
-    loop.create_task(wait_for_nothing())
+    task = loop.create_task(wait_for_nothing())
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
+    return task
 
 def test_thread():
     threading.Thread(target=released.wait).start()
@@ -192,8 +193,21 @@ def test_that_is_tidy():
     threading.Thread(target=print).start()
     released.set()
 
+def test_that_leaves_a_task_to_the_next_file():
+    sys.kept = [lose_a_task()]
+    sys.kept.append(sys.kept)
+
 def test_task():  # the last one: PyPy looks for lost tasks once for each file, after its last test
     lose_a_task()
+"""
+    )
+    careless_too = tmp_path / "test_careless_too.py"
+    careless_too.write_text(
+        """
+import sys
+
+def test_task_of_another_file():
+    del sys.kept
 """
     )
     run = run_in_child(
@@ -202,7 +216,8 @@ def test_task():  # the last one: PyPy looks for lost tasks once for each file, 
         sys.exit(pytest.main([  # Hypothesis would take longer than all the rest
             "-c", {str(TESTS.parent / "pyproject.toml")!r}, "-p", "conftest",
             "-p", "no:hypothesispytest", "-p", "no:cacheprovider",
-            "-rfE", "-q", "--tb=line", {str(careless)!r},
+            "-rfE", "-q", "--tb=line",
+            {str(careless)!r}, {str(careless_too)!r},
         ]))
         """,
         env={"PYTHONPATH": str(TESTS)},
@@ -211,6 +226,7 @@ def test_task():  # the last one: PyPy looks for lost tasks once for each file, 
     assert set(failed) == {
         "test_thread",
         "test_task",
+        "test_task_of_another_file",
         "test_callback",
         "test_thread_error",
         "test_finalizer",
