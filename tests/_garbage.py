@@ -51,7 +51,7 @@ def collect_until(condition: Callable[[], object]) -> None:
     """In any thread: give the other threads time to let go, and PyPy one more link of the chain."""
 
     def collected() -> object:
-        collect()
+        gc.collect()
         return condition()
 
     wait_until(collected)
