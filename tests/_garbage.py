@@ -87,8 +87,8 @@ def assert_its_task_is_freed(scenario: Scenario) -> None:
             await scenario(one, other)
             with no_collector():
                 task = asyncio.get_running_loop().create_task(scenario(one, other))
-                coro = task.get_coro()
-                dead = [weakref.ref(task), weakref.ref(coro)]  # type: ignore[arg-type]
+                coro: Any = task.get_coro()
+                dead: list[weakref.ref[Any]] = [weakref.ref(task), weakref.ref(coro)]
                 del coro
                 await task
                 del task
