@@ -136,6 +136,16 @@ class Places:
             self._unplaced.discard(wake)
 
 
+def drain(waiting: deque[Job]) -> list[Job]:
+    """Take away what waits, while others may take some of it, too."""
+    jobs: list[Job] = []
+    while True:
+        try:
+            jobs.append(waiting.popleft())
+        except IndexError:
+            return jobs
+
+
 def _pop_and_call(wakes: deque[Wake]) -> Callable[[], object]:
     if sys.implementation.name == "cpython":
         # All in one step of C: a KeyboardInterrupt cannot come between.

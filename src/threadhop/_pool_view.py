@@ -19,6 +19,7 @@ from concurrent.futures import Executor, Future
 from typing import ParamSpec, TypeVar
 
 from ._errors import DROPPED, NO_JOIN, POOL_SHUT_DOWN
+from ._places import drain
 from ._work_item import Job, WorkItem
 from ._workers import Crew
 
@@ -167,12 +168,7 @@ class Turns:
 
     def drain(self) -> list[Job]:
         """Take away what waits."""
-        jobs: list[Job] = []
-        while True:
-            try:
-                jobs.append(self._waiting.popleft())
-            except IndexError:
-                return jobs
+        return drain(self._waiting)
 
     def close(self, *, drop: bool) -> None:
         dropped: list[Job] = []

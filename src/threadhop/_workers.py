@@ -27,7 +27,7 @@ from weakref import WeakSet
 
 from . import _process
 from ._errors import DROPPED, NO_JOIN, POOL_ENDED
-from ._places import Places
+from ._places import Places, drain
 from ._work_item import Job
 
 #: Seconds after which a parked worker leaves.
@@ -164,7 +164,7 @@ class Crew(Places):
             if is_interrupt:
                 self._hire()
             else:
-                self._tell(self._drain(), partial(copy.copy, error))
+                self._tell(drain(self.waiting), partial(copy.copy, error))
             if job is not None or is_interrupt:
                 raise error
         finally:
@@ -174,7 +174,7 @@ class Crew(Places):
         """Take no more jobs, and let the workers leave when nothing waits."""
         with self._lock:
             self.refusal = self.refusal or refusal
-            dropped = self._drain() if drop else []
+            dropped = self._take_away() if drop else []
             self.retire()
         self._tell(dropped, lambda: DROPPED)
 
@@ -222,15 +222,10 @@ class Crew(Places):
         with self._lock:
             self._sources.add(source)
 
-    def _drain(self) -> list[Job]:
-        """Take away what waits."""
+    def _take_away(self) -> list[Job]:
+        """What waits, here and where it comes from."""
         with self._lock:
-            jobs: list[Job] = []
-            while self.waiting:
-                try:
-                    jobs.append(self.waiting.popleft())
-                except IndexError:
-                    break
+            jobs = drain(self.waiting)
             for source in self._sources:
                 jobs += source.drain()
             return jobs
@@ -267,7 +262,7 @@ class Crew(Places):
         with self._lock:
             self.refusal = self._broken
             self._closing = True
-            dropped = self._drain()
+            dropped = self._take_away()
             self._taken.pop()
             self._strike_off()
         self._tell(dropped, self._broken)

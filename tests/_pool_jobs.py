@@ -1,0 +1,106 @@
+"""Jobs for ``WorkerPool.put``, and collections that lie about when things happen."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from _steps import LIMIT, Gate
+
+from threadhop import WorkerPool
+from threadhop._places import _pop_and_call
+
+
+def nothing() -> None:
+    """What a job does by default."""
+
+
+class Told:
+    """A job that notes what it is told."""
+
+    def __init__(self, body: Callable[[], object] = nothing) -> None:
+        self.body = body
+        self.errors: list[BaseException | str | None] = []
+        self.runs = 0
+        self.ended = threading.Event()
+
+    def __call__(self) -> None:
+        self.runs += 1
+        try:
+            self.body()
+        finally:
+            self.ended.set()
+
+    def fail(self, error: BaseException | str | None) -> bool:
+        self.errors.append(error)
+        self.ended.set()
+        return True
+
+    def wait(self) -> Told:
+        assert self.ended.wait(LIMIT), "nobody did it, and nobody told it"
+        return self
+
+
+class LyingLock:
+    """Lets workers wait before they get the lock of a pool's crew, each time they are told to."""
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self._lock = pool._crew._lock
+        self.stops: deque[Gate] = deque()
+        self.thread = threading.get_ident()
+        pool._crew._lock = self  # type: ignore[assignment]
+
+    def stop_next(self) -> Gate:
+        self.stops.append(Gate())
+        return self.stops[-1]
+
+    def __enter__(self) -> None:
+        if threading.get_ident() != self.thread:
+            try:
+                gate = self.stops.popleft()
+            except IndexError:
+                pass
+            else:
+                gate.stop_here()
+        self._lock.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._lock.__exit__(*error)
+
+
+class LyingDeque(deque[Any]):
+    """Calls back once before something is appended, or before somebody asks whether it is empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before_append: Callable[[], object] | None = None
+        self.before_look: Callable[[], object] | None = None
+
+    def append(self, item: Any, /) -> None:
+        hook, self.before_append = self.before_append, None
+        if hook is not None:
+            hook()
+        super().append(item)
+
+    def __len__(self) -> int:
+        hook, self.before_look = self.before_look, None
+        if hook is not None:
+            hook()
+        return super().__len__()
+
+
+def lie_about_waiting(pool: WorkerPool) -> LyingDeque:
+    """Before its first thread starts."""
+    lies = LyingDeque()
+    pool._crew.waiting = lies
+    return lies
+
+
+def lie_about_ready(pool: WorkerPool) -> LyingDeque:
+    """Before its first thread starts."""
+    lies = LyingDeque()
+    pool._crew._ready = lies
+    pool._crew._wake_ready = _pop_and_call(lies)
+    return lies
