@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +13,11 @@ from _steps import LIMIT, Gate
 
 from threadhop import WorkerPool
 from threadhop._places import _pop_and_call
+
+
+def are_gone(*refs: weakref.ref[Any]) -> bool:
+    gc.collect()
+    return all(ref() is None for ref in refs)
 
 
 def nothing() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import sys
 import threading
@@ -13,7 +12,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from typing import Any
 
 import pytest
-from _pool_jobs import Told, nothing
+from _pool_jobs import Told, are_gone, nothing
 from _steps import LIMIT, Gate, busy, wait_until
 
 from threadhop import Statistics, WorkerPool, _workers
@@ -192,8 +191,12 @@ def test_a_finalizer_of_a_job_may_put_another_one() -> None:
             def __del__(self) -> None:
                 pool.put(last)
 
-        pool.put(Phoenix())
-        wait_until(lambda: gc.collect() >= 0 and last.runs)
+        job = Phoenix()
+        ref = weakref.ref(job)
+        pool.put(job)
+        job.wait()
+        del job
+        wait_until(lambda: are_gone(ref))
         assert last.wait().runs == 1
 
 

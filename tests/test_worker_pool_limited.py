@@ -12,7 +12,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from typing import Any
 
 import pytest
-from _pool_jobs import Told
+from _pool_jobs import Told, are_gone
 from _steps import LIMIT, Gate, busy, wait_until
 
 from threadhop import LimitedView, WorkerPool, threadpool
@@ -123,7 +123,7 @@ def test_a_view_keeps_its_pool_and_the_pool_does_not_keep_the_view() -> None:
     assert view.submit(int).result(LIMIT) == 0
     threads = view._pool._threads  # type: ignore[attr-defined]
     del view
-    wait_until(lambda: gc.collect() >= 0 and not any(ref() for ref in refs))
+    wait_until(lambda: are_gone(*refs))
     for thread in threads:
         thread.join(LIMIT)
         assert not thread.is_alive()

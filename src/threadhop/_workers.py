@@ -104,12 +104,12 @@ class Crew(Places):
     def put_again(self, job: Job) -> None:
         """In a worker, for what was accepted: have it done, even if the crew is closed since."""
         self.waiting.append(job)
-        self._hire(job)
+        self._hire()
 
     def _hire(self, job: Job | None = None) -> None:
         """Get one more worker for what waits, if there is a free place.
 
-        Raises what the start of a thread raises, if *job* has to go back because of it.
+        Raises what the start of a thread raises, if *job*, which is new, has to go back for it.
         """
         with self._lock:
             if not self.waiting or self._woke(self._wake_ready):
@@ -121,7 +121,8 @@ class Crew(Places):
                 return  # All of them are away, or look for a job before they park.
             if _process.is_ending() and not self._threads:
                 self.end_with_the_process()
-                return
+            if job is not None and self.refusal is not None:
+                return  # Who puts it takes it back.
             self._ended = [thread for thread in self._ended if thread.is_alive()]
             numbers = set(self._threads.values())
             number = next(number for number in count() if number not in numbers)

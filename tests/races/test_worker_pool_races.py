@@ -1,0 +1,432 @@
+"""What may happen at the same moment in a ``WorkerPool``, forced; and a storm of all of it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+from _pool_jobs import LyingLock, Told, lie_about_ready, lie_about_waiting
+from _steps import LIMIT, Gate, busy, wait_until
+
+from threadhop import WorkerPool, _workers
+from threadhop._errors import DROPPED
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle workers leave almost at once."""
+    monkeypatch.setattr(_workers, "IDLE", 0.01)
+
+
+# put and a worker that parks
+
+
+def test_a_job_that_comes_just_before_a_worker_parks_is_done() -> None:
+    """1 the worker finds nothing, 2 put finds nobody parked and no free place, 3 it parks."""
+    with WorkerPool(1) as pool:
+        ready = lie_about_ready(pool)
+        job = Told()
+        gate = Gate()
+        first = pool.submit(gate.stop_here)
+        ready.before_append = lambda: pool.put(job)
+        gate.open()
+        assert job.wait().runs == 1
+        first.result(LIMIT)
+
+
+def test_a_job_whose_worker_is_woken_by_another_one_is_done() -> None:
+    """1 put sees a parked worker, 2 another job takes it, 3 put finds nobody to wake."""
+    for workers in (1, 2):
+        with WorkerPool(workers) as pool:
+            ready = lie_about_ready(pool)
+            pool.submit(int).result(LIMIT)
+            wait_until(lambda: pool.statistics().idle == 1)
+            gate = Gate()
+            wake = pool._crew._wake_ready
+
+            def late(gate: Gate = gate, wake: Callable[[], object] = wake) -> object:
+                pool._crew._wake_ready = wake
+                pool.submit(gate.stop_here)
+                return wake()
+
+            pool._crew._wake_ready = late
+            job = Told()
+            pool.put(job)
+            if workers == 2:
+                assert job.wait().runs == 1
+            gate.open()
+            assert job.wait().runs == 1
+            del ready
+
+
+# put and a worker that has been idle for long
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_worker_that_is_woken_just_when_it_gives_up_does_the_job() -> None:
+    """1 its time is over, 2 put wakes it, 3 it looks whether it is still parked."""
+    with WorkerPool(1) as pool:
+        lock = LyingLock(pool)
+        withdraws = lock.stop_next()  # its start
+        withdraws.open()
+        gate = lock.stop_next()
+        pool.put(Told())
+        assert gate.reached.wait(LIMIT)
+        assert len(pool._crew._ready) == 1
+        job = Told()
+        pool.put(job)
+        assert len(pool._crew._ready) == 0
+        gate.open()
+        assert job.wait().runs == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_worker_does_not_leave_a_job_behind_that_came_after_it_gave_up() -> None:
+    """1 it is parked no more, 2 put finds nobody parked and no free place, 3 it wants to leave."""
+    with WorkerPool(1) as pool:
+        lock = LyingLock(pool)
+        lock.stop_next().open()  # its start
+        lock.stop_next().open()  # parked no more
+        leaves = lock.stop_next()
+        pool.put(Told())
+        assert leaves.reached.wait(LIMIT)
+        job = Told()
+        pool.put(job)
+        (thread,) = pool._threads
+        leaves.open()
+        assert job.wait().runs == 1
+        assert thread.name.endswith("_0")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_workers_that_leave_and_jobs_that_come_never_miss_each_other() -> None:
+    with WorkerPool(2) as pool:
+        _workers.IDLE = 0.0001
+        for _ in range(1000):
+            job = Told()
+            pool.put(job)
+            job.wait()
+        wait_until(lambda: not pool._threads)
+        assert pool.statistics() == (2, 0, 0, 0, 0)
+
+
+# shutdown and put
+
+
+def test_a_job_that_comes_after_the_last_worker_has_left_is_refused() -> None:
+    """1 put is allowed, 2 the pool is shut down and its workers leave, 3 the job is there."""
+    pool = WorkerPool(1)
+    waiting = lie_about_waiting(pool)
+    pool.submit(int).result(LIMIT)
+    waiting.before_append = pool.shutdown
+    job = Told()
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        pool.put(job)
+    assert (job.runs, job.errors) == (0, [])
+    assert pool.statistics() == (1, 0, 0, 0, 0)
+
+
+def test_a_job_that_comes_to_a_busy_pool_that_is_shut_down_meanwhile_is_refused() -> None:
+    pool = WorkerPool(1)
+    waiting = lie_about_waiting(pool)
+    with busy(pool):
+        waiting.before_append = lambda: pool.shutdown(wait=False, cancel_futures=True)
+        job = Told()
+        with pytest.raises(RuntimeError):
+            pool.put(job)
+    pool.shutdown()
+    assert (job.runs, job.errors) == (0, [])
+
+
+def test_a_job_that_is_dropped_while_it_is_put_is_told_once() -> None:
+    """1 the job is there, 2 the pool is shut down and drops it, 3 put looks once more."""
+    pool = WorkerPool(1)
+    ready = lie_about_ready(pool)
+    with busy(pool):
+        ready.before_look = lambda: pool.shutdown(wait=False, cancel_futures=True)
+        job = Told()
+        pool.put(job)
+    pool.shutdown()
+    assert (job.runs, job.errors) == (0, [DROPPED])
+
+
+def test_a_worker_that_parks_while_the_pool_is_shut_down_leaves() -> None:
+    """1 it finds nothing, 2 the pool wakes all that are parked, 3 it parks."""
+    pool = WorkerPool(1)
+    ready = lie_about_ready(pool)
+    gate = Gate()
+    pool.submit(gate.stop_here)
+    ready.before_append = lambda: pool.shutdown(wait=False)
+    gate.open()
+    pool.shutdown()
+    assert not pool._threads
+
+
+# away and put
+
+
+def test_a_job_that_comes_while_a_worker_goes_away_finds_the_place() -> None:
+    """1 put is allowed, 2 the worker goes away and sees no job, 3 the job is there."""
+    with WorkerPool(1, max_threads=2) as pool:
+        waiting = lie_about_waiting(pool)
+        leave, away, come = Gate(), threading.Event(), Gate()
+
+        def trip() -> None:
+            leave.stop_here()
+            pool.away()
+            away.set()
+            come.stop_here()
+            pool.back()
+
+        future = pool.submit(trip)
+
+        def go() -> None:
+            leave.open()
+            assert away.wait(LIMIT)
+
+        waiting.before_append = go
+        job = Told()
+        pool.put(job)
+        assert job.wait().runs == 1
+        come.open()
+        future.result(LIMIT)
+
+
+def test_a_worker_that_goes_away_while_a_job_comes_leaves_its_place_to_it() -> None:
+    """1 the job is there, 2 the worker goes away, 3 put looks whether anybody is parked."""
+    with WorkerPool(1, max_threads=2) as pool:
+        ready = lie_about_ready(pool)
+        leave, away, come = Gate(), threading.Event(), Gate()
+
+        def trip() -> None:
+            leave.stop_here()
+            pool.away()
+            away.set()
+            come.stop_here()
+            pool.back()
+
+        future = pool.submit(trip)
+        assert leave.reached.wait(LIMIT)
+
+        def go() -> None:
+            leave.open()
+            assert away.wait(LIMIT)
+
+        ready.before_look = go
+        job = Told()
+        pool.put(job)
+        assert job.wait().runs == 1
+        come.open()
+        future.result(LIMIT)
+        assert len(pool._threads) == 2
+
+
+# signal handlers and finalizers
+
+
+def in_the_lock(pool: WorkerPool, call: Callable[[], object]) -> None:
+    """Have *call* made by this thread when it has the lock of the crew for the next time."""
+    lock = pool._crew._lock
+
+    class Interrupting:
+        def __enter__(self) -> None:
+            lock.__enter__()
+            if pool._crew._lock is self:
+                pool._crew._lock = lock
+                call()
+
+        def __exit__(self, *error: Any) -> None:
+            lock.__exit__(*error)
+
+    pool._crew._lock = Interrupting()  # type: ignore[assignment]
+
+
+def test_a_signal_handler_may_put_a_job_while_its_thread_puts_one() -> None:
+    """Also in the middle of the start of a thread, under the lock."""
+    for workers in (1, 2):
+        with WorkerPool(workers, max_threads=8) as pool:
+            jobs = [Told(), Told()]
+            in_the_lock(pool, lambda pool=pool, jobs=jobs: pool.put(jobs[1]))  # type: ignore[misc]
+            pool.put(jobs[0])
+            assert [job.wait().runs for job in jobs] == [1, 1]
+            with busy(pool, workers):
+                queued = pool.submit(int)
+                assert not queued.done()
+            queued.result(LIMIT)
+
+
+def test_a_signal_handler_may_shut_the_pool_down_while_its_thread_puts_a_job() -> None:
+    with WorkerPool(1) as pool:
+        in_the_lock(pool, lambda: pool.shutdown(wait=False, cancel_futures=True))
+        job = Told()
+        pool.put(job)
+        assert (job.runs, job.errors) == (0, [DROPPED])
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that sends signals")
+def test_signal_handlers_that_put_jobs_lose_none() -> None:
+    put = 0
+    with WorkerPool(2) as pool:
+        done: list[int] = []
+
+        def handle(number: int, frame: object) -> None:
+            nonlocal put
+            put += 1
+            pool.submit(done.append, put)
+
+        before = signal.signal(signal.SIGALRM, handle)
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        try:
+            for number in range(3000):
+                pool.submit(done.append, -number)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+    assert len(done) == 3000 + put
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that sends signals")
+def test_keyboard_interrupts_while_jobs_are_put_cost_the_pool_no_place() -> None:
+    """Wherever they hit. A job may be done or not; the next ones are."""
+
+    class InterruptError(BaseException):
+        pass
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        # In the pool itself only: what the test does with it cannot stand one.
+        if frame is not None and frame.f_code.co_filename == _workers.__file__:
+            raise InterruptError
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        with WorkerPool(3) as pool:
+            signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+            for _ in range(20_000):
+                with contextlib.suppress(InterruptError):
+                    pool.put(Told())
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            wait_until(lambda: pool.statistics().busy == 0)
+            with busy(pool, 3):
+                assert not pool.submit(int).done()
+            pool.submit(int).result(LIMIT)
+            assert pool.statistics().queued == 0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# all of it
+
+
+class Storm:
+    """Threads put, submit, go away, cancel and shut down, with counts that must come out even."""
+
+    def __init__(self, seed: int, jobs: int) -> None:
+        self.random = random.Random(seed)
+        self.jobs = jobs
+        self.places = self.random.randint(1, 4)
+        self.pool = WorkerPool(self.places, max_threads=self.places + self.random.randint(0, 4))
+        self.limits = [self.random.randint(1, 3) for _ in range(2)]
+        self.views = [self.pool.limited(limit) for limit in self.limits]
+        self.lock = threading.Lock()
+        self.taken: list[Told] = []
+        self.refused = 0
+        self.begun = [0, 0]
+        self.over: list[str] = []
+
+    def job(self, random: random.Random, which: int) -> Callable[[], None]:
+        executor = self.pool if which < 0 else self.views[which]
+        goes_away = random.random() < 0.3
+
+        def body() -> None:
+            if which >= 0:
+                with self.lock:
+                    self.begun[which] += 1
+                    if self.begun[which] > self.limits[which]:
+                        self.over.append(f"view {which}: {self.begun[which]}")
+            if len(self.pool._threads) > self.pool._crew.max_threads:
+                self.over.append("threads")
+            # A view's worker that is back may be one too many, so only the others are counted.
+            if which >= 0:
+                with self.lock:
+                    self.begun[which] -= 1
+            if goes_away:
+                executor.away()
+                executor.back()
+
+        return body
+
+    def put_many(self, seed: int) -> None:
+        mine = random.Random(seed)
+        for _ in range(self.jobs):
+            which = mine.choice([-1, -1, 0, 1])
+            job = Told(self.job(mine, which))
+            try:
+                (self.pool if which < 0 else self.views[which]).put(job)
+            except RuntimeError:
+                with self.lock:
+                    self.refused += 1
+                assert (job.runs, job.errors) == (0, [])
+            else:
+                with self.lock:
+                    self.taken.append(job)
+
+    def run(self, *, drops: bool) -> None:
+        threads = [
+            threading.Thread(target=self.put_many, args=(self.random.random(),)) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        if drops:
+            wait_until(lambda: len(self.taken) > self.jobs)
+            self.pool.shutdown(wait=False, cancel_futures=True)
+        for thread in threads:
+            thread.join(LIMIT)
+            assert not thread.is_alive()
+        for job in self.taken:
+            job.wait()
+        if not drops:
+            # Every place is there still, for the pool and for its views.
+            wait_until(lambda: self.pool.statistics().busy == 0)
+            for executor, workers in [
+                (self.pool, self.places),
+                *((v, min(n, self.places)) for v, n in zip(self.views, self.limits, strict=True)),
+            ]:
+                with busy(executor, workers):
+                    extra = executor.submit(int)
+                    assert not extra.done()
+                extra.result(LIMIT)
+        self.pool.shutdown()
+        for view in self.views:
+            view.shutdown()
+        assert len(self.taken) + self.refused == 4 * self.jobs
+        assert all(job.runs + len(job.errors) == 1 for job in self.taken)
+        assert not self.over
+        assert self.pool.statistics() == (self.places, 0, 0, 0, 0)
+        if not drops:
+            assert all(job.runs == 1 for job in self.taken)
+
+
+@pytest.mark.parametrize("drops", [False, True], ids=["shutdown", "cancel_futures"])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_job_is_lost_or_done_twice_in_a_storm(
+    seed: int, drops: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_workers, "IDLE", 0.001)
+    Storm(seed, 300).run(drops=drops)
+
+
+@pytest.mark.storm
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(40))
+def test_no_job_is_lost_or_done_twice_in_a_long_storm(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_workers, "IDLE", 0.0005)
+    Storm(seed, 3000).run(drops=bool(seed % 2))
