@@ -15,8 +15,11 @@ from typing import Any, assert_type
 import threadhop
 from threadhop import (
     AsyncExecutor,
+    LimitedView,
+    Statistics,
     ThreadpoolBlock,
     ThreadpoolFunction,
+    WorkerPool,
     cancellation_guard,
     check_cancelled,
     configure,
@@ -335,3 +338,49 @@ async def futures_of_threads(future: Future[bytes]) -> None:
     assert_type(await unwrap_future(future, "asyncio"), bytes)
     assert_type(await unwrap_future(pool.submit(plain, 1)), str)
     await unwrap_future(plain)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+# --- the pool ---
+
+workers = WorkerPool(4)
+
+
+async def pools() -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(WorkerPool())
+    loop.set_default_executor(workers)
+    assert_type(await loop.run_in_executor(workers, plain, 1), str)
+    assert_type(await loop.run_in_executor(workers.limited(2), plain, 1), str)
+    assert_type(await exec_in_executor(workers, fetch, 1), bytes)
+    assert_type(threadpool(workers), ThreadpoolBlock)
+    assert_type(threadpool(workers.limited(2)), ThreadpoolBlock)
+    assert_type(AsyncExecutor(workers), AsyncExecutor[WorkerPool])
+
+
+def what_a_pool_has() -> None:
+    WorkerPool(4, "prefix", initializer=plain, initargs=(1,), max_threads=8)
+    WorkerPool(max_workers=None, max_threads=None)
+    standard: ThreadPoolExecutor = workers
+    with workers as bound:
+        assert_type(bound, WorkerPool)
+    assert_type(workers.submit(plain, number=1), Future[str])
+    for text in workers.map(plain, [1], timeout=1.0):
+        assert_type(text, str)
+    assert_type(workers.shutdown(wait=False, cancel_futures=True), None)
+    assert_type(workers.statistics(), Statistics)
+    assert_type(workers.statistics().queued, int)
+
+    view = workers.limited(2)
+    assert_type(view, LimitedView)
+    executor: Executor = view
+    with view as bound_view:
+        assert_type(bound_view, LimitedView)
+    assert_type(view.submit(plain, 1), Future[str])
+    assert_type(view.shutdown(), None)
+
+    WorkerPool("4")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    WorkerPool(1, "", None, (), 8)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    workers.limited()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    workers.submit(plain, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    view.limited(1)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    del standard, executor

@@ -1,0 +1,327 @@
+"""Programs that end, or fork, with a ``WorkerPool`` in any state. Each runs in its own process."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+from _child import run_in_child
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+
+START = """
+import atexit, os, signal, sys, threading, time, warnings
+from threadhop import WorkerPool, _process
+
+def say(*words):
+    print(*words, flush=True)
+
+def wait_until(condition):
+    deadline = time.monotonic() + 8
+    while not condition():
+        if time.monotonic() > deadline:
+            say("it never came to be")
+            os._exit(3)
+        time.sleep(0.001)
+
+def child_of_fork(main):
+    # Forking a process with threads is what this is about.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            main()
+            status = 0
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    _, status = os.waitpid(pid, 0)
+    say("child", os.waitstatus_to_exitcode(status))
+
+go = threading.Event()
+"""
+
+
+def lines(source: str, returncode: int = 0) -> list[str]:
+    """What the program printed, which must end by itself with *returncode* and say no more."""
+    __tracebackhide__ = True
+    child = run_in_child(START + source)
+    assert child.returncode == returncode, child.stdout + child.stderr
+    assert not child.stderr
+    return child.stdout.splitlines()
+
+
+# the end of the process
+
+
+def test_a_process_with_an_idle_pool_ends_at_once() -> None:
+    assert lines("""
+pool = WorkerPool(4)
+list(pool.map(str, range(100)))
+wait_until(lambda: pool.statistics().busy == 0)
+say("end")
+began = time.monotonic()
+atexit.register(lambda: say(time.monotonic() - began < 5, threading.active_count()))
+    """) == ["end", "True 1"]
+
+
+def test_a_pool_that_was_never_used_does_not_matter() -> None:
+    assert lines("pool = WorkerPool(4); say('end')") == ["end"]
+
+
+def test_what_is_queued_is_done_before_the_process_ends() -> None:
+    assert lines("""
+pool = WorkerPool(1)
+view = pool.limited(1)
+pool.submit(go.wait, 8)
+for number in range(3):
+    pool.submit(say, "job", number)
+    view.submit(say, "view", number)
+threading.Timer(0.1, go.set).start()
+say("end")
+    """) == ["end", "job 0", "view 0", "job 1", "job 2", "view 1", "view 2"]
+
+
+def test_a_pool_that_is_thrown_away_does_what_is_queued_before_the_process_ends() -> None:
+    assert lines("""
+WorkerPool(1).submit(say, "job")
+    """) == ["job"]
+
+
+def test_a_job_that_is_put_at_the_end_of_the_process_is_refused() -> None:
+    """Also by a pool that has no threads, and after all threads were joined."""
+    assert (
+        lines("""
+pool, unused = WorkerPool(1), WorkerPool(1)
+view = pool.limited(1)
+
+def late():
+    for executor in (pool, unused, view):
+        try:
+            executor.submit(say, "never")
+        except RuntimeError as error:
+            say(error)
+
+pool.submit(lambda: (wait_until(lambda: pool._shutdown), late()))
+atexit.register(late)
+    """)
+        == ["cannot schedule new futures after interpreter shutdown"] * 6
+    )
+
+
+def test_a_worker_that_is_away_at_the_end_of_the_process_gets_its_helper() -> None:
+    """Its body waits for a job of the same pool, which needs another thread."""
+    assert lines("""
+pool = WorkerPool(1, max_threads=2)
+arrived = threading.Event()
+
+def trip():
+    wait_until(_process.is_ending)
+    pool.away()
+    say("arrived", arrived.wait(8))
+    pool.back()
+
+pool.submit(trip)
+pool.submit(arrived.set)
+    """) == ["arrived True"]
+
+
+def test_workers_in_the_reserve_do_not_hold_up_the_end_of_the_process() -> None:
+    assert lines("""
+pool = WorkerPool(1, max_threads=2)
+away, come = threading.Event(), threading.Event()
+
+def trip():
+    pool.away()
+    away.set()
+    come.wait(8)
+    pool.back()
+    go.wait(8)
+
+pool.submit(trip)
+away.wait(8)
+pool.submit(int).result()
+wait_until(lambda: pool.statistics().idle == 1)
+come.set()
+wait_until(lambda: len(pool._crew._reserve) == 1)
+go.set()
+say("end")
+    """) == ["end"]
+
+
+def test_a_process_ends_by_an_exception_too() -> None:
+    child = run_in_child(
+        START
+        + """
+pool = WorkerPool(2)
+pool.submit(time.sleep, 0.05)
+pool.submit(say, "job")
+raise KeyboardInterrupt
+    """
+    )
+    assert child.returncode != 0
+    assert child.stdout == "job\n"
+    assert "KeyboardInterrupt" in child.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "kill"), reason="sends a signal to itself")
+def test_ctrl_c_while_a_result_is_awaited_leaves_the_pool_usable() -> None:
+    assert lines("""
+pool = WorkerPool(2)
+future = pool.submit(go.wait, 8)
+threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+try:
+    future.result()
+except KeyboardInterrupt:
+    say("interrupted")
+go.set()
+say(future.result(), pool.submit(pow, 2, 3).result())
+    """) == ["interrupted", "True 8"]
+
+
+# fork
+
+
+@forks
+def test_a_pool_works_in_the_child_of_a_fork() -> None:
+    """With threads of its own. What was queued is done in the parent, once."""
+    assert lines("""
+pool = WorkerPool(2)
+view = pool.limited(1)
+gates = [pool.submit(go.wait, 8) for _ in range(2)]
+queued = [pool.submit(say, "queued in the parent"), view.submit(say, "and in a view")]
+parent = threading.active_count()
+
+def main():
+    say(tuple(pool.statistics()), len(pool._threads))
+    say(pool.submit(pow, 2, 3).result(8), view.submit(pow, 2, 4).result(8))
+    assert [list(pool.map(abs, [-1, -2])) for _ in range(50)]
+    say(len(pool._threads) <= 2)
+    view.shutdown()
+    pool.shutdown()
+    say("threads", threading.active_count())
+
+child_of_fork(main)
+go.set()
+for future in gates + queued:
+    future.result(8)
+    """) == [
+        "(2, 0, 0, 0, 0) 0",
+        "8 16",
+        "True",
+        "threads 1",
+        "child 0",
+        "queued in the parent",
+        "and in a view",
+    ]
+
+
+@forks
+def test_a_pool_works_in_the_child_although_its_lock_was_held_at_the_fork() -> None:
+    assert lines("""
+pool = WorkerPool(2)
+pool.submit(int).result(8)
+held = threading.Event()
+
+def hold():
+    with pool._crew._lock:
+        held.set()
+        go.wait(8)
+
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait(8)
+child_of_fork(lambda: say(pool.submit(pow, 2, 3).result(8), pool.shutdown()))
+go.set()
+thread.join()
+    """) == ["8 None", "child 0"]
+
+
+@forks
+def test_a_process_that_forks_with_idle_threads_ends_and_so_does_its_child() -> None:
+    """The child by itself: it joins no thread of the parent."""
+    assert lines("""
+warnings.simplefilter("ignore", DeprecationWarning)
+pool = WorkerPool(3)
+list(pool.map(str, range(100)))
+wait_until(lambda: pool.statistics().busy == 0)
+pid = os.fork()
+if pid:
+    _, status = os.waitpid(pid, 0)
+    say("child", os.waitstatus_to_exitcode(status))
+else:
+    say(pool.submit(pow, 2, 3).result(8))
+    """) == ["8", "child 0"]
+
+
+@forks
+def test_a_pool_that_was_shut_down_stays_so_in_the_child() -> None:
+    assert lines("""
+pool = WorkerPool(1)
+pool.submit(int).result(8)
+pool.shutdown()
+
+def main():
+    pool.shutdown()
+    try:
+        pool.submit(int)
+    except RuntimeError as error:
+        say(error)
+
+child_of_fork(main)
+    """) == ["cannot schedule new futures after shutdown", "child 0"]
+
+
+@forks
+def test_a_job_may_fork_and_use_its_pool_in_the_child() -> None:
+    """The worker that forked is there, and has its place."""
+    assert lines("""
+pool = WorkerPool(2, max_threads=4)
+
+def main():
+    say(tuple(pool.statistics()), len(pool._threads))
+    say(pool.submit(pow, 2, 3).result(8))
+    pool.away()
+    pool.back()
+    say(len(pool._threads))
+
+pool.submit(child_of_fork, main).result(8)
+    """) == ["(2, 1, 0, 0, 0) 1", "8", "2", "child 0"]
+
+
+# subinterpreters and daemon threads
+
+
+def test_workers_of_a_pool_that_a_daemon_thread_uses_are_daemons() -> None:
+    """As in the standard library. The process ends all the same, with what they do done."""
+    assert lines("""
+pool = WorkerPool(1)
+def use():
+    say(pool.submit(lambda: threading.current_thread().daemon).result(8))
+    pool.submit(lambda: (time.sleep(0.1), say("done")))
+thread = threading.Thread(target=use, daemon=True)
+thread.start()
+thread.join()
+    """) == ["True", "done"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="interpreters are new in Python 3.14")
+def test_a_pool_works_in_another_interpreter() -> None:
+    assert lines("""
+from concurrent import interpreters
+interpreter = interpreters.create()
+interpreter.exec(f'''
+import sys
+sys.path[:0] = {sys.path!r}
+from threadhop import WorkerPool
+pool = WorkerPool(2)
+print(sum(pool.map(abs, range(-10, 0))), flush=True)
+pool.submit(print, "queued", flush=True)
+''')
+interpreter.close()
+    """) == ["55", "queued"]
