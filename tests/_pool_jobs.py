@@ -63,7 +63,7 @@ class LyingLock:
         self.stops.append(Gate())
         return self.stops[-1]
 
-    def __enter__(self) -> None:
+    def acquire(self, blocking: bool = True) -> bool:
         if threading.get_ident() != self.thread:
             try:
                 gate = self.stops.popleft()
@@ -71,10 +71,16 @@ class LyingLock:
                 pass
             else:
                 gate.stop_here()
-        self._lock.__enter__()
+        return self._lock.acquire(blocking)
 
-    def __exit__(self, *error: Any) -> None:
-        self._lock.__exit__(*error)
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
 
 
 class LyingDeque(deque[Any]):

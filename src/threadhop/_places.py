@@ -25,7 +25,8 @@ collections, which cannot be torn, and each step allows for that what it saw jus
 the intruder may cause at worst is a worker too many, which then steps back.
 
 A KeyboardInterrupt can hit a thread that puts, never a worker. So who wakes only wakes, in one step
-of C, and each worker counts itself.
+of C, and each worker counts itself; and those who are not workers get the lock by ``holding``,
+since from Python 3.14 on ``with lock:`` may be hit after the lock was acquired, and not release it.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from operator import call
+from typing import Any, TypeVar
 
 from ._work_item import Job
 
+T = TypeVar("T")
 Wake = Callable[[], None]
 
 
@@ -134,6 +137,18 @@ class Places:
         with self._lock:
             self._taken.append(None)
             self._unplaced.discard(wake)
+
+
+def holding(lock: Any, func: Callable[..., T], /, *args: Any) -> T:
+    """``with lock: return func(*args)``, safe from a KeyboardInterrupt."""
+    held: list[bool] = []
+    try:
+        # All in one step of C.
+        held.extend(map(lock.acquire, (True,)))
+        return func(*args)
+    finally:
+        if held:
+            lock.release()
 
 
 def drain(waiting: deque[Job]) -> list[Job]:

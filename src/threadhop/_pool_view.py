@@ -19,7 +19,7 @@ from concurrent.futures import Executor, Future
 from typing import ParamSpec, TypeVar
 
 from ._errors import DROPPED, NO_JOIN, POOL_SHUT_DOWN
-from ._places import drain
+from ._places import drain, holding
 from ._work_item import Job, WorkItem
 from ._workers import Crew
 
@@ -142,10 +142,8 @@ class Turns:
         """Ask the pool for one more worker, if something waits and there is room."""
         turn = _Turn(self)
         try:
-            with self._lock:
-                if not self._waiting or not self._has_room():
-                    return
-                self._active.add(turn)
+            if not holding(self._lock, self._begin, turn):
+                return
             put(turn)
         except BaseException as exc:
             # After a KeyboardInterrupt a worker may come all the same. Then the turn is struck off.
@@ -159,11 +157,16 @@ class Turns:
             if job is not None or not isinstance(exc, Exception):
                 raise
 
+    def _begin(self, turn: _Turn) -> bool:
+        """Under the lock."""
+        if not self._waiting or not self._has_room():
+            return False
+        self._active.add(turn)
+        return True
+
     def drop_if_alone(self, error: BaseException | str | None) -> None:
         """The pool has refused, or dropped, a turn."""
-        with self._lock:
-            jobs = [] if self._active else self.drain()
-        for job in jobs:
+        for job in holding(self._lock, lambda: [] if self._active else self.drain()):
             job.fail(copy.copy(error))
 
     def drain(self) -> list[Job]:
@@ -171,17 +174,18 @@ class Turns:
         return drain(self._waiting)
 
     def close(self, *, drop: bool) -> None:
-        dropped: list[Job] = []
-        with self._lock:
-            self.is_closed = True
-            if drop:
-                dropped = self.drain()
-                # Turns that have not begun are for nothing: nobody needs to wait for them.
-                self._active = {turn for turn in self._active if turn.thread}
-            if not self._active:
-                self._over.set()
-        for job in dropped:
+        for job in holding(self._lock, self._close, drop):
             job.fail(DROPPED)
+
+    def _close(self, drop: bool) -> list[Job]:
+        """Under the lock."""
+        self.is_closed = True
+        if drop:
+            # Turns that have not begun are for nothing: nobody needs to wait for them.
+            self._active = {turn for turn in self._active if turn.thread}
+        if not self._active:
+            self._over.set()
+        return self.drain() if drop else []
 
     def join(self) -> None:
         here = get_ident()
@@ -230,10 +234,13 @@ class Turns:
             self._take_turn(self.crew.put_again)
 
     def end(self, turn: _Turn) -> None:
-        with self._lock:
-            self._active.discard(turn)
-            if self.is_closed and not self._active:
-                self._over.set()
+        holding(self._lock, self._end, turn)
+
+    def _end(self, turn: _Turn) -> None:
+        """Under the lock."""
+        self._active.discard(turn)
+        if self.is_closed and not self._active:
+            self._over.set()
 
     def away(self) -> None:
         with self._lock:

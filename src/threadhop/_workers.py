@@ -27,7 +27,7 @@ from weakref import WeakSet
 
 from . import _process
 from ._errors import DROPPED, NO_JOIN, POOL_ENDED
-from ._places import Places, drain
+from ._places import Places, drain, holding
 from ._work_item import Job
 
 #: Seconds after which a parked worker leaves.
@@ -111,38 +111,41 @@ class Crew(Places):
 
         Raises what the start of a thread raises, if *job*, which is new, has to go back for it.
         """
-        with self._lock:
-            if not self.waiting or self._woke(self._wake_ready):
-                return
-            on_their_way = len(self._starting) + len(self._unplaced) - len(self._reserve)
-            if len(self._taken) + on_their_way >= self.places or self._woke(self._wake_reserve):
-                return
-            if len(self._threads) >= self.max_threads:
-                return  # All of them are away, or look for a job before they park.
-            if _process.is_ending() and not self._threads:
-                self.end_with_the_process()
-            if job is not None and self.refusal is not None:
-                return  # Who puts it takes it back.
-            self._ended = [thread for thread in self._ended if thread.is_alive()]
-            numbers = set(self._threads.values())
-            number = next(number for number in count() if number not in numbers)
-            thread = threading.Thread(target=self._work, name=f"{self.name}_{number}")
+        error = holding(self._lock, self._wake_or_start, job)
+        if error is not None:
             try:
-                self._threads[thread] = number
-                self._starting.add(thread)
-                thread.start()
-                return
-            except BaseException as exc:
-                # After a KeyboardInterrupt it may be under way all the same, and waits for the
-                # lock. Then it finds itself struck off.
-                self._starting.discard(thread)
-                self._threads.pop(thread, None)
-                error = exc
-                left_alone = not self._threads
+                self._could_not_start(job, error)
+            finally:
+                del error  # Its traceback has this frame.
+
+    def _wake_or_start(self, job: Job | None) -> BaseException | None:
+        """Under the lock. Returns what the start of a thread raised."""
+        if not self.waiting or self._woke(self._wake_ready):
+            return None
+        on_their_way = len(self._starting) + len(self._unplaced) - len(self._reserve)
+        if len(self._taken) + on_their_way >= self.places or self._woke(self._wake_reserve):
+            return None
+        if len(self._threads) >= self.max_threads:
+            return None  # All of them are away, or look for a job before they park.
+        if _process.is_ending() and not self._threads:
+            self.end_with_the_process()
+        if job is not None and self.refusal is not None:
+            return None  # Who puts it takes it back.
+        self._ended = [thread for thread in self._ended if thread.is_alive()]
+        numbers = set(self._threads.values())
+        number = next(number for number in count() if number not in numbers)
+        thread = threading.Thread(target=self._work, name=f"{self.name}_{number}")
         try:
-            self._could_not_start(job, error, left_alone)
-        finally:
-            del error  # Its traceback has this frame.
+            self._threads[thread] = number
+            self._starting.add(thread)
+            thread.start()
+        except BaseException as exc:
+            # After a KeyboardInterrupt it may be under way all the same, and waits for the lock.
+            # Then it finds itself struck off.
+            self._starting.discard(thread)
+            self._threads.pop(thread, None)
+            return exc
+        return None
 
     def _woke(self, wake: Callable[[], object]) -> bool:
         try:
@@ -151,10 +154,10 @@ class Crew(Places):
             return False
         return True
 
-    def _could_not_start(self, job: Job | None, error: BaseException, left_alone: bool) -> None:
+    def _could_not_start(self, job: Job | None, error: BaseException) -> None:
         is_interrupt = not isinstance(error, Exception)
-        if not left_alone and not is_interrupt:
-            return  # The job waits for one of those that are there.
+        if self._threads and not is_interrupt:
+            return  # None of those that are there leaves without looking for a job once more.
         try:
             if job is not None:
                 try:
@@ -173,11 +176,15 @@ class Crew(Places):
 
     def close(self, refusal: Refusal, *, drop: bool = False) -> None:
         """Take no more jobs, and let the workers leave when nothing waits."""
-        with self._lock:
-            self.refusal = self.refusal or refusal
-            dropped = self._take_away() if drop else []
-            self.retire()
+        dropped = holding(self._lock, self._close, refusal, drop)
         self._tell(dropped, lambda: DROPPED)
+
+    def _close(self, refusal: Refusal, drop: bool) -> list[Job]:
+        """Under the lock."""
+        self.refusal = self.refusal or refusal
+        # Whoever is hit here may call it again.
+        self.retire()
+        return self._take_away() if drop else []
 
     def retire(self) -> None:
         """Let the workers leave when nothing waits.
@@ -196,8 +203,7 @@ class Crew(Places):
             raise RuntimeError(NO_JOIN)
         # Others may start meanwhile, in the place of those that are away.
         while True:
-            with self._lock:
-                threads = [*self._threads, *self._ended]
+            threads = holding(self._lock, lambda: [*self._threads, *self._ended])
             alive = [thread for thread in threads if thread.is_alive()]
             if not alive:
                 return
@@ -205,31 +211,31 @@ class Crew(Places):
                 thread.join()
 
     def threads(self) -> set[threading.Thread]:
-        with self._lock:
-            return set(self._threads)
+        return holding(self._lock, lambda: set(self._threads))
 
     def count(self) -> tuple[int, int, int]:
         """How many are busy, away and idle. Parking takes no lock, so it is a glimpse."""
-        with self._lock:
+
+        def count() -> tuple[int, int, int]:
             away = len(self._gone)
             idle = len(self._ready) + len(self._reserve)
             return max(0, len(self._threads) - away - idle), away, idle
+
+        return holding(self._lock, count)
 
     def is_exhausted(self) -> bool:
         """Whether all threads that there may be are away."""
         return len(self._gone) >= self.max_threads
 
     def add_source(self, source: Source) -> None:
-        with self._lock:
-            self._sources.add(source)
+        holding(self._lock, self._sources.add, source)
 
     def _take_away(self) -> list[Job]:
-        """What waits, here and where it comes from."""
-        with self._lock:
-            jobs = drain(self.waiting)
-            for source in self._sources:
-                jobs += source.drain()
-            return jobs
+        """What waits, here and where it comes from. Under the lock."""
+        jobs = drain(self.waiting)
+        for source in self._sources:
+            jobs += source.drain()
+        return jobs
 
     @staticmethod
     def _tell(jobs: Iterable[Job], error: Callable[[], BaseException | str]) -> None:

@@ -15,7 +15,9 @@ import atexit, os, signal, sys, threading, time, warnings
 from threadhop import WorkerPool, _process
 
 def say(*words):
-    print(*words, flush=True)
+    # In one go: several threads say something.
+    sys.stdout.write(" ".join(map(str, words)) + "\\n")
+    sys.stdout.flush()
 
 def wait_until(condition):
     deadline = time.monotonic() + 8
@@ -115,20 +117,28 @@ atexit.register(late)
 
 
 def test_a_worker_that_is_away_at_the_end_of_the_process_gets_its_helper() -> None:
-    """Its body waits for a job of the same pool, which needs another thread."""
+    """Its body waits for a job of the same pool, which needs another thread.
+
+    Where the interpreter starts one at that time: all but early releases of Python 3.12 do.
+    """
     assert lines("""
 pool = WorkerPool(1, max_threads=2)
 arrived = threading.Event()
 
 def trip():
     wait_until(_process.is_ending)
+    try:
+        threading.Thread(target=int).start()
+        starts = True
+    except RuntimeError:
+        starts = False
     pool.away()
-    say("arrived", arrived.wait(8))
+    say("as it should", arrived.wait(8 if starts else 0.1) == starts)
     pool.back()
 
 pool.submit(trip)
 pool.submit(arrived.set)
-    """) == ["arrived True"]
+    """) == ["as it should True"]
 
 
 def test_workers_in_the_reserve_do_not_hold_up_the_end_of_the_process() -> None:
@@ -193,8 +203,9 @@ def test_a_pool_works_in_the_child_of_a_fork() -> None:
     assert lines("""
 pool = WorkerPool(2)
 view = pool.limited(1)
-gates = [pool.submit(go.wait, 8) for _ in range(2)]
-queued = [pool.submit(say, "queued in the parent"), view.submit(say, "and in a view")]
+for _ in range(2):
+    pool.submit(go.wait, 8)
+queued = [pool.submit(lambda: "queued in the parent"), view.submit(lambda: "and in a view")]
 parent = threading.active_count()
 
 def main():
@@ -208,8 +219,8 @@ def main():
 
 child_of_fork(main)
 go.set()
-for future in gates + queued:
-    future.result(8)
+for future in queued:
+    say(future.result(8))
     """) == [
         "(2, 0, 0, 0, 0) 0",
         "8 16",

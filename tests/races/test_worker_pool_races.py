@@ -8,13 +8,12 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 import pytest
 from _pool_jobs import LyingLock, Told, lie_about_ready, lie_about_waiting
 from _steps import LIMIT, Gate, busy, wait_until
 
-from threadhop import WorkerPool, _workers
+from threadhop import WorkerPool, _places, _workers
 from threadhop._errors import DROPPED
 
 
@@ -235,14 +234,21 @@ def in_the_lock(pool: WorkerPool, call: Callable[[], object]) -> None:
     lock = pool._crew._lock
 
     class Interrupting:
-        def __enter__(self) -> None:
-            lock.__enter__()
+        def acquire(self, blocking: bool = True) -> bool:
+            lock.acquire(blocking)
             if pool._crew._lock is self:
                 pool._crew._lock = lock
                 call()
+            return True
 
-        def __exit__(self, *error: Any) -> None:
-            lock.__exit__(*error)
+        def release(self) -> None:
+            lock.release()
+
+        def __enter__(self) -> None:
+            self.acquire()
+
+        def __exit__(self, *error: object) -> None:
+            self.release()
 
     pool._crew._lock = Interrupting()  # type: ignore[assignment]
 
@@ -300,9 +306,10 @@ def test_keyboard_interrupts_while_jobs_are_put_cost_the_pool_no_place() -> None
 
     def handle(number: int, frame: FrameType | None) -> None:
         # In the pool itself only: what the test does with it cannot stand one.
-        if frame is not None and frame.f_code.co_filename == _workers.__file__:
+        if frame is not None and frame.f_code.co_filename in files:
             raise InterruptError
 
+    files = {_workers.__file__, _places.__file__}
     before = signal.signal(signal.SIGALRM, handle)
     try:
         with WorkerPool(3) as pool:
