@@ -72,12 +72,14 @@ def book(job: Job) -> None:
 
 
 class Lane:
-    __slots__ = ("_permits", "_size", "_waiting")
+    __slots__ = ("_each_permit", "_permits", "_size", "_waiting")
 
     def __init__(self, workers: int) -> None:
         self._waiting: deque[Job] = deque()
         #: One more request may be made for each that is in here.
-        self._permits = deque([None] * (workers + 1))
+        self._permits = deque([True] * (workers + 1))
+        #: Takes one out at each step; IndexError if there is none.
+        self._each_permit = iter(self._permits.pop, None)
         self._size = workers + 1
 
     def put(self, job: Job) -> None:
@@ -93,40 +95,37 @@ class Lane:
         self._waiting.append(job)
         # Who finds no permit leaves the job to those who have them: a worker gives its permit
         # back before it looks for the last time, so it finds this job.
-        if self._take_permit():
-            try:
-                self._request(executor)
-            except BaseException as exc:
-                self._permits.append(None)
-                with contextlib.suppress(ValueError):
-                    self._waiting.remove(job)
-                # If a worker has it already, that was faster, and this is not for it.
-                if not job.fail(exc) and not isinstance(exc, Exception):
-                    raise
-                if len(self._permits) >= self._size:
-                    # Others may have come meanwhile, and relied on the request.
-                    self._drop_waiting(exc)
-
-    def _take_permit(self) -> bool:
-        try:
-            self._permits.pop()
-        except IndexError:
-            return False
-        return True
-
-    def _request(self, executor: Any) -> None:
-        """With a permit."""
+        if not self._permits:
+            return
         request = _Request(self)
+        try:
+            try:
+                # In one step: a KeyboardInterrupt in between would lose it for good.
+                next(map(request.permit.append, self._each_permit))
+            except IndexError:
+                return
+            self._hand_in(request, executor)
+        except BaseException as exc:
+            has_permit = request.give_up_permit()
+            if has_permit:
+                self._permits.append(True)
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(job)
+            # If a worker has it already, that was faster, and this is not for it.
+            if not job.fail(exc) and not isinstance(exc, Exception):
+                raise
+            if has_permit and len(self._permits) >= self._size:
+                # Others may have come meanwhile, and relied on the request.
+                self._drop_waiting(exc)
+
+    def _hand_in(self, request: _Request, executor: Any) -> None:
+        """With its permit."""
         if QUEUE_IS_KNOWN and getattr(executor.submit, "__func__", None) is _SUBMIT:
             with executor._shutdown_lock, _standard._global_shutdown_lock:
                 if not (executor._broken or executor._shutdown or _standard._shutdown):
-                    try:
-                        executor._work_queue.put(request)
-                        executor._adjust_thread_count()
-                    except BaseException:
-                        # No thread can start, or Ctrl+C. It cannot be taken out of the queue.
-                        request.is_void = True
-                        raise
+                    # If no thread can start it cannot be taken out of the queue, but has no permit.
+                    executor._work_queue.put(request)
+                    executor._adjust_thread_count()
                     return
         # Perhaps it refuses: let it say so in its own words.
         future: Future[None] = executor.submit(request.run)
@@ -140,7 +139,7 @@ class Lane:
             try:
                 job = waiting.popleft()
             except IndexError:
-                self._permits.append(None)
+                self._permits.append(True)
                 if waiting and self._take_permit():
                     continue
                 return
@@ -151,19 +150,30 @@ class Lane:
                 log.critical("Exception in worker", exc_info=True)
             del job
             if waiting and monotonic() > turn_ends:
+                request = _Request(self)
+                request.permit.append(True)
                 try:
-                    self._request(executor)
+                    self._hand_in(request, executor)
                 except RuntimeError:
-                    # It was shut down. What waits here was there before, and is served.
-                    turn_ends = math.inf
-                else:
-                    return
+                    if request.give_up_permit():
+                        # It was shut down. What waits here was there before, and is served.
+                        turn_ends = math.inf
+                        continue
+                return
             # Who waits for a job must not keep an executor that was thrown away.
             del executor
 
+    def _take_permit(self) -> bool:
+        """In a worker, where no KeyboardInterrupt can make it get lost."""
+        try:
+            self._permits.pop()
+        except IndexError:
+            return False
+        return True
+
     def drop(self, error: BaseException | str) -> None:
         """In any thread, perhaps under a lock of the executor: it has dropped a request."""
-        self._permits.append(None)
+        self._permits.append(True)
         self._drop_waiting(error)
 
     def _drop_waiting(self, error: BaseException | str) -> None:
@@ -179,19 +189,23 @@ class Lane:
 class _Request:
     """What the executor has for one permit: an item of its queue, and the future of that item."""
 
-    __slots__ = ("_lane", "_taken_up", "is_void")
+    __slots__ = ("_lane", "permit")
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
-        #: Written by the worker that runs this, before its future is done.
-        self._taken_up = False
-        #: Written by who made it, and has given its permit back.
-        self.is_void = False
+        #: The permit, until somebody takes it: the worker that runs this, or who gives it up.
+        self.permit: list[bool] = []
+
+    def give_up_permit(self) -> bool:
+        """In any thread: it will not be served. False if a worker does, or if it has no permit."""
+        try:
+            return self.permit.pop()
+        except IndexError:
+            return False
 
     def run(self, _: object = None) -> None:
         """In a worker. (From Python 3.14 on an item is told what the worker was set up with.)"""
-        self._taken_up = True
-        if not self.is_void:
+        if self.give_up_permit():
             self._lane.serve()
 
     # As the item's future: the executor drops it, perhaps under a lock of its own.
@@ -207,13 +221,13 @@ class _Request:
         self._drop(error)
 
     def _drop(self, error: BaseException | str) -> None:
-        if not self.is_void:
+        if self.give_up_permit():
             self._lane.drop(error)
 
     # If it was submitted: the executor has finished with the real future.
 
     def is_done(self, future: Future[Any]) -> None:
-        if not self._taken_up:
+        if self.permit:
             self._drop(DROPPED if future.cancelled() else future.exception() or DROPPED)
 
 
