@@ -25,23 +25,24 @@ collections, which cannot be torn, and each step allows for that what it saw jus
 the intruder may cause at worst is a worker too many, which then steps back.
 
 A KeyboardInterrupt can hit a thread that puts, never a worker. So who wakes only wakes, in one step
-of C, and each worker counts itself; and those who are not workers get the lock by ``holding``,
-since from Python 3.14 on ``with lock:`` may be hit after the lock was acquired, and not release it.
+of the interpreter, and each worker counts itself; and those who are not workers get the lock by
+``holding``, since from Python 3.14 on ``with lock:`` may be hit after the lock was acquired, and
+not release it.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
+from _thread import LockType
 from collections import deque
 from collections.abc import Callable
-from operator import call
 from typing import Any, TypeVar
 
 from ._work_item import Job
 
 T = TypeVar("T")
-Wake = Callable[[], None]
+#: Where a worker is parked: closed until somebody wakes it.
+Gate = LockType
 
 
 class Places:
@@ -53,8 +54,8 @@ class Places:
         # The steps of these two are atomic: no lock.
         #: The oldest first.
         self.waiting: deque[Job] = deque()
-        #: Parked workers that have a place, by what wakes them, the newest last.
-        self._ready: deque[Wake] = deque()
+        #: Parked workers that have a place, by their gates, the newest last.
+        self._ready: deque[Gate] = deque()
 
         # The collections below change under the lock. Their lengths may be read without it.
         #: One entry for each place that is taken.
@@ -62,9 +63,9 @@ class Places:
         #: One entry for each worker whose body is away.
         self._gone: deque[None] = deque()
         #: Parked workers without a place.
-        self._reserve: deque[Wake] = deque()
+        self._reserve: deque[Gate] = deque()
         #: Those in the reserve, and those woken from it that have not yet taken a place.
-        self._unplaced: set[Wake] = set()
+        self._unplaced: set[Gate] = set()
 
         #: Wake the newest one, or raise IndexError. In any thread, without the lock.
         self._wake_ready = _pop_and_call(self._ready)
@@ -100,43 +101,43 @@ class Places:
             self._taken.append(None)
             if len(self._taken) > self.places:
                 try:
-                    wake = self._ready.pop()
+                    gate = self._ready.pop()
                 except IndexError:
                     return  # The next one that ends a job steps back.
-                self._unplaced.add(wake)
-                self._reserve.append(wake)
+                self._unplaced.add(gate)
+                self._reserve.append(gate)
                 self._taken.pop()
 
     # In a worker, between two jobs.
 
-    def _step_back(self, wake: Wake) -> bool:
+    def _step_back(self, gate: Gate) -> bool:
         """Park without a place, as too many are taken. False if they are not any more."""
         with self._lock:
             if len(self._taken) <= self.places:
                 return False
             self._taken.pop()
-            self._unplaced.add(wake)
-            self._reserve.append(wake)
+            self._unplaced.add(gate)
+            self._reserve.append(gate)
             return True
 
-    def _withdraw(self, wake: Wake) -> bool:
+    def _withdraw(self, gate: Gate) -> bool:
         """Be parked no more, and have a place. False if somebody wakes this worker just now."""
         with self._lock:
             try:
-                self._ready.remove(wake)
+                self._ready.remove(gate)
             except ValueError:
                 try:
-                    self._reserve.remove(wake)
+                    self._reserve.remove(gate)
                 except ValueError:
                     return False
-                self._take_place(wake)
+                self._take_place(gate)
             return True
 
-    def _take_place(self, wake: Wake) -> None:
+    def _take_place(self, gate: Gate) -> None:
         """In a worker that was in the reserve."""
         with self._lock:
             self._taken.append(None)
-            self._unplaced.discard(wake)
+            self._unplaced.discard(gate)
 
 
 def holding(lock: Any, func: Callable[..., T], /, *args: Any) -> T:
@@ -161,12 +162,6 @@ def drain(waiting: deque[Job]) -> list[Job]:
             return jobs
 
 
-def _pop_and_call(wakes: deque[Wake]) -> Callable[[], object]:
-    if sys.implementation.name == "cpython":
-        # All in one step of C: a KeyboardInterrupt cannot come between.
-        return map(call, iter(wakes.pop, None)).__next__
-
-    def pop_and_call() -> None:
-        wakes.pop()()
-
-    return pop_and_call
+def _pop_and_call(gates: deque[Gate]) -> Callable[[], object]:
+    # One step for the interpreter, on PyPy as well: a KeyboardInterrupt cannot come between.
+    return map(LockType.release, iter(gates.pop, None)).__next__

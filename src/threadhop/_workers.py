@@ -138,7 +138,12 @@ class Crew(Places):
         try:
             self._threads[thread] = number
             self._starting.add(thread)
-            thread.start()
+            # Who came in the middle of this, in the same thread, may have started the last one.
+            if len(self._threads) <= self.max_threads:
+                thread.start()
+            else:
+                self._starting.discard(thread)
+                del self._threads[thread]
         except BaseException as exc:
             # After a KeyboardInterrupt it may be under way all the same, and waits for the lock.
             # Then it finds itself struck off.
@@ -279,7 +284,6 @@ class Crew(Places):
         popleft, unplaced = waiting.popleft, self._unplaced
         gate = allocate_lock()
         gate.acquire()
-        wake = gate.release
         while True:
             # It has a place here.
             while waiting and len(taken) <= places:
@@ -294,30 +298,31 @@ class Crew(Places):
                 # Who sleeps must not keep what the job has.
                 del job
             if len(taken) > places:
-                if not self._step_back(wake):
+                if not self._step_back(gate):
                     continue
             else:
-                ready.append(wake)
+                ready.append(gate)
                 # Who has put a job before that line has not seen this worker.
-                if (waiting or self._closing) and self._withdraw(wake):
+                if (waiting or self._closing) and self._withdraw(gate):
                     if not waiting and self._leave():
                         return
                     continue
             if not gate.acquire(True, IDLE):
-                if self._withdraw(wake):
+                if self._withdraw(gate):
                     if self._leave():
                         return
                     continue
                 gate.acquire()
             # Who parked it without a place, or took its place, did so before it was woken.
-            if unplaced and wake in unplaced:
-                self._take_place(wake)
+            if unplaced and gate in unplaced:
+                self._take_place(gate)
 
     def _leave(self) -> bool:
         """Give up the place and end. False if there is something to do after all."""
         with self._lock:
             self._taken.pop()
-            if self.waiting:
+            # If it was in the reserve, those that have the places see to what waits.
+            if self.waiting and len(self._taken) < self.places:
                 self._taken.append(None)
                 return False
             self._strike_off()

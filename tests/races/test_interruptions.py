@@ -1,0 +1,174 @@
+"""Signal handlers, finalizers and Ctrl+C in the middle of a ``put``, at each moment of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import count
+from typing import Any
+
+import pytest
+from _interruptions import Interruption, interrupt
+from _steps import LIMIT, Gate, wait_until
+
+from threadhop import WorkerPool, _lane, _places, _pool, _pool_view, _work_item, _workers
+from threadhop._lane import lane_of
+
+POOL = (_places, _pool, _pool_view, _work_item, _workers)
+
+
+def is_whole(pool: WorkerPool) -> bool:
+    """Whether all threads are idle, and each is counted once."""
+    crew = pool._crew
+    with crew._lock:
+        parked = len(crew._ready) + len(crew._reserve)
+        return (
+            not crew.waiting
+            and not crew._starting
+            and not crew._gone
+            and parked == len(crew._threads) <= crew.max_threads
+            and len(crew._taken) == len(crew._ready) <= crew.places
+            and len(crew._unplaced) == len(crew._reserve)
+        )
+
+
+def each_moment(at: Callable[[int], Interruption]) -> None:
+    for moment in count():
+        interruption = at(moment)
+        if not interruption.happened:
+            assert moment > 1, "nothing was interrupted"
+            return
+
+
+@pytest.mark.parametrize("of_view", [False, True], ids=["pool", "view"])
+@pytest.mark.parametrize("other_of_view", [False, True], ids=["pool", "view"])
+@pytest.mark.parametrize("is_warm", [False, True], ids=["first", "later"])
+@pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
+def test_a_job_that_is_put_in_the_middle_of_a_put_is_done_on_the_one_thread(
+    of_view: bool, other_of_view: bool, is_warm: bool, is_busy: bool
+) -> None:
+    """By a signal handler or a finalizer. A pool of one stays one thread all the same."""
+
+    def at(moment: int) -> Interruption:
+        pool = WorkerPool(1)
+        view = pool.limited(1)
+        gate = Gate()
+        futures: list[Future[Any]] = []
+        here = threading.get_ident
+
+        def intrude() -> None:
+            futures.append((view if other_of_view else pool).submit(here))
+
+        with pool:
+            if is_warm:
+                futures.append(pool.submit(here))
+                wait_until(lambda: is_whole(pool))
+            busy = [pool.submit(gate.stop_here)] if is_busy else []
+            if is_busy:
+                assert gate.reached.wait(LIMIT)
+            with Interruption(moment, intrude, *POOL) as interruption:
+                future = (view if of_view else pool).submit(here)
+            futures.append(future)
+            gate.open()
+            _, pending = wait([*futures, *busy], LIMIT)
+            assert not pending, interruption.where
+            assert len({future.result() for future in futures}) == 1, interruption.where
+            wait_until(lambda: is_whole(pool))
+        return interruption
+
+    each_moment(at)
+
+
+@pytest.mark.parametrize("of_view", [False, True], ids=["pool", "view"])
+@pytest.mark.parametrize("is_warm", [False, True], ids=["first", "later"])
+@pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
+def test_ctrl_c_in_the_middle_of_a_put_costs_a_pool_no_worker_and_no_turn(
+    of_view: bool, is_warm: bool, is_busy: bool
+) -> None:
+    def at(moment: int) -> Interruption:
+        gate = Gate()
+        with WorkerPool(1) as pool:
+            view = pool.limited(1)
+            executor = view if of_view else pool
+            if is_warm:
+                pool.submit(int)
+                wait_until(lambda: is_whole(pool))
+            busy = [executor.submit(gate.stop_here)] if is_busy else []
+            if is_busy:
+                assert gate.reached.wait(LIMIT)
+            with Interruption(moment, interrupt, *POOL) as interruption:
+                try:
+                    executor.submit(int)
+                except KeyboardInterrupt:
+                    assert interruption.happened
+            after = executor.submit(int)
+            gate.open()
+            _, pending = wait([*busy, after], LIMIT)
+            assert not pending, interruption.where
+            wait_until(lambda: is_whole(pool) and not view._turns._active)
+        return interruption
+
+    each_moment(at)
+
+
+class Told:
+    """A job of a lane: done, or told that it will not be, once."""
+
+    def __init__(self, executor: ThreadPoolExecutor) -> None:
+        self.executor = executor
+        self._claim = threading.Lock()
+        self.error: BaseException | str | None = None
+        self.ended = threading.Event()
+
+    def submit(self) -> None:
+        raise AssertionError("it is booked in a lane")
+
+    def __call__(self) -> None:
+        if self._claim.acquire(blocking=False):
+            self.ended.set()
+
+    def fail(self, error: BaseException | str | None) -> bool:
+        if not self._claim.acquire(blocking=False):
+            return False
+        self.error = error
+        self.ended.set()
+        return True
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["put", "submitted"])
+@pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
+@pytest.mark.parametrize("others", [0, 1, 3])
+def test_ctrl_c_in_the_middle_of_a_put_costs_a_lane_no_request(
+    monkeypatch: pytest.MonkeyPatch, is_known: bool, is_busy: bool, others: int
+) -> None:
+    """Nobody else is told of it, and none too many is made afterwards."""
+    monkeypatch.setattr(_lane, "QUEUE_IS_KNOWN", is_known)
+
+    def at(moment: int) -> Interruption:
+        gate = Gate()
+        with ThreadPoolExecutor(1) as pool:
+            lane = lane_of(pool)
+            if is_busy:
+                pool.submit(gate.stop_here)
+                assert gate.reached.wait(LIMIT)
+            jobs = [Told(pool) for _ in range(others)]
+            for job in jobs:
+                lane.put(job)
+            interrupted = Told(pool)
+            with Interruption(moment, interrupt, _lane) as interruption:
+                try:
+                    lane.put(interrupted)
+                except KeyboardInterrupt as error:
+                    interrupted.fail(error)
+            jobs.append(Told(pool))
+            lane.put(jobs[-1])
+            gate.open()
+            for job in [*jobs, interrupted]:
+                assert job.ended.wait(LIMIT), interruption.where
+            assert not any(job.error for job in jobs), interruption.where
+            wait_until(lambda: len(lane._permits) == lane._size)
+        assert len(lane._permits) == lane._size, interruption.where
+        return interruption
+
+    each_moment(at)
