@@ -45,6 +45,8 @@ TURN = 0.005
 #: Whether the executor's queue is known: what it holds, and who looks at it.
 QUEUE_IS_KNOWN = sys.version_info < (3, 16)
 _SUBMIT = ThreadPoolExecutor.submit
+#: Those that have a cheaper way in than ``submit``, unless somebody replaces that.
+_OURS: dict[type, object] = {kind: kind.submit for kind in (WorkerPool, LimitedView)}
 
 # An attribute rather than a weak dictionary: a job may refer to its executor.
 _LANE = "_threadhop_lane"
@@ -63,10 +65,10 @@ def book(job: Job) -> None:
     """Ask the job's executor for a worker. Raises what ``submit`` raises."""
     executor: Any = job.executor
     kind = type(executor)
-    if kind is WorkerPool or kind is LimitedView:
-        executor.put(job)
-    elif kind is ThreadPoolExecutor:
+    if kind is ThreadPoolExecutor:
         lane_of(executor).put(job)
+    elif kind in _OURS and getattr(executor.submit, "__func__", None) is _OURS[kind]:
+        executor.put(job)
     else:
         job.submit()
 

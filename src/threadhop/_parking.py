@@ -28,20 +28,28 @@ _WARNED = "_threadhop_warned"
 def leave(seat: Seat | Call, towards: Executor | None) -> None:
     """In the worker, which is about to wait: its task is away on the loop, or in *towards*."""
     executor = seat.executor
-    if type(executor) in _COUNT_THEMSELVES:
-        executor.away()  # type: ignore[attr-defined]
-    elif type(executor) is not ThreadPoolExecutor:
+    counts_itself = type(executor) in _COUNT_THEMSELVES
+    if not counts_itself and type(executor) is not ThreadPoolExecutor:
         return
-    parked: set[Seat | Call] = executor.__dict__.setdefault(_PARKED, set())
+    owner = _owner(executor)
+    parked: set[Seat | Call] = owner.__dict__.setdefault(_PARKED, set())
+    # Noted for at least as long as it counts: whoever finds all of them away knows their lines.
     parked.add(seat)
+    if counts_itself:
+        executor.away()  # type: ignore[attr-defined]
     # A task that went to another pool comes back by itself, unless all of that is parked, too.
     if _all_parked(executor) and (towards is None or _all_parked(towards)):
         places = tuple(sorted(other.where() for other in parked.copy()))
         # Once for each set of lines: it may be just how the program works.
-        warned: set[tuple[str, ...]] = executor.__dict__.setdefault(_WARNED, set())
+        warned: set[tuple[str, ...]] = owner.__dict__.setdefault(_WARNED, set())
         if places not in warned:
             warned.add(places)
-            log.warning(ALL_PARKED, len(places), executor, ", ".join(places))
+            log.warning(ALL_PARKED, len(places), owner, ", ".join(places))
+
+
+def _owner(executor: Executor) -> Executor:
+    """Whose threads they are: a pool and its views park together."""
+    return executor._pool if type(executor) is LimitedView else executor
 
 
 def _all_parked(executor: Executor) -> bool:
@@ -55,8 +63,8 @@ def _all_parked(executor: Executor) -> bool:
 def come_back(seat: Seat | Call) -> None:
     """In the worker, which goes on."""
     executor = seat.executor
-    parked = executor.__dict__.get(_PARKED)
-    if parked is not None:
-        parked.discard(seat)
     if type(executor) in _COUNT_THEMSELVES:
         executor.back()  # type: ignore[attr-defined]
+    parked = _owner(executor).__dict__.get(_PARKED)
+    if parked is not None:
+        parked.discard(seat)
