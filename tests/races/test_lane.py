@@ -9,11 +9,19 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from concurrent.futures.thread import BrokenThreadPool
 from typing import Any
 
+import pytest
 from _loops import LoopKind
 from _steps import LIMIT, Gate, busy, turns, until, wait_until
 
-from threadhop import threadpool
+from threadhop import _lane, threadpool
 from threadhop._lane import lane_of
+
+
+@pytest.fixture(params=[True, False], ids=["put", "submitted"], autouse=True)
+def is_known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Both ways in which a request gets into the executor's queue."""
+    monkeypatch.setattr(_lane, "QUEUE_IS_KNOWN", request.param)
+    return bool(request.param)
 
 
 async def block(pool: Executor) -> str:
