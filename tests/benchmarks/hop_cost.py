@@ -27,7 +27,8 @@ compared to asyncio's. The scenes:
 - parallel: two bodies that compute, at once, on a Python without a GIL
 
 The files: `contenders.py` who is measured, `measure.py` how, `scenes.py` what else than trips,
-`limits.py` what --check holds, `report.py` the tables, `chart.py` the chart.
+`limits.py` what --check holds, `report.py` the tables, `chart.py` the chart. What a trip executes,
+and for which promise, is counted by `bytecodes.py`.
 """
 
 from __future__ import annotations
