@@ -1061,7 +1061,8 @@ def test_a_coroutine_that_is_cancelled_while_its_task_is_made_is_cancelled(
     that each of the two writes before it reads.
     """
     from threadhop import _calls
-    from threadhop._backends._call import Call, CallForLoop
+    from threadhop._backends._call import Call
+    from threadhop._backends._deliveries import CallForLoop
 
     slot: Any = Call.__dict__["_own"]
     gate = Gate()

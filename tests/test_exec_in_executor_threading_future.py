@@ -504,7 +504,7 @@ def test_a_function_that_hears_of_the_cancellation_at_once_does_not_overtake_it(
 
     The future is cancelled, and not one that failed with an error of asyncio.
     """
-    from threadhop._backends._call import CallForThreads
+    from threadhop._backends._deliveries import CallForThreads
 
     tell = CallForThreads.tell_cancelled
     started = threading.Event()

@@ -5,7 +5,8 @@ The rooms of this package, from the public face down; imports point down only:
 - ``_block``: ``threadpool()`` and ``eventloop()``; ``_function``: the decorator form;
   ``_calls``: functions that run on the other side; ``_async_executor``: executors for coroutines;
   ``_guard``: cancellation that nobody loses
-- ``_backends``: how a task leaves its loop, and how tasks and results come back to it
+- ``_backends``: how a task leaves its loop, and how tasks and results come back to it: ``_call``:
+  a call; ``_futures``: who waits for it; ``_deliveries``: how its result gets there
 - ``_strand``: one task's coroutine and the places where it runs; ``_contract``: what it asks of the
   loop; ``_traps``: every bare ``yield``
 - ``_seat``: one reserved worker; ``_driver``: one step of a coroutine

@@ -14,7 +14,8 @@ from concurrent.futures import Executor
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from ._backends._call import CallForLoop, LoopFuture, PatientFuture, WaitingCall
+from ._backends._deliveries import CallForLoop, WaitingCall
+from ._backends._futures import LoopFuture, PatientFuture
 from ._calls import check_callable, check_executor
 from ._errors import NO_RUNNING_LOOP, NO_TRIO
 

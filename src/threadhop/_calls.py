@@ -12,7 +12,8 @@ from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar, overload
 
 from . import _parking, _settings
-from ._backends._call import CallForLoop, CallForThreads, LoopFuture
+from ._backends._deliveries import CallForLoop, CallForThreads
+from ._backends._futures import LoopFuture
 from ._backends._home import default_executor_of
 from ._errors import (
     FORGOT_CALL_OF,
