@@ -19,10 +19,12 @@ _PRELUDE = "import faulthandler as _; _.enable(all_threads=True); del _\n"
 
 #: For programs that put threads and tasks into an order, as ``_steps`` does for tests.
 STEPS = """
-import asyncio, os, time
+import asyncio, os, sys, time
 
 def say(*words):
-    print(*words, flush=True)
+    # In one go: several threads say something.
+    sys.stdout.write(" ".join(map(str, words)) + "\\n")
+    sys.stdout.flush()
 
 def wait_until(condition):
     deadline = time.monotonic() + 8

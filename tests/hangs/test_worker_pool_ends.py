@@ -6,26 +6,15 @@ import os
 import sys
 
 import pytest
-from _child import run_in_child
+from _child import STEPS, run_in_child
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 
-START = """
+START = (
+    STEPS
+    + """
 import atexit, os, signal, sys, threading, time, warnings
 from threadhop import WorkerPool, _process
-
-def say(*words):
-    # In one go: several threads say something.
-    sys.stdout.write(" ".join(map(str, words)) + "\\n")
-    sys.stdout.flush()
-
-def wait_until(condition):
-    deadline = time.monotonic() + 8
-    while not condition():
-        if time.monotonic() > deadline:
-            say("it never came to be")
-            os._exit(3)
-        time.sleep(0.001)
 
 def child_of_fork(main):
     # Forking a process with threads is what this is about.
@@ -47,6 +36,7 @@ def child_of_fork(main):
 
 go = threading.Event()
 """
+)
 
 
 def lines(source: str, returncode: int = 0) -> list[str]:
