@@ -63,7 +63,7 @@ PROMISES = {
     ),
     "what fails or is dropped is told; nothing hangs": (
         r"refusal|home_is_closed|_submitter|_starter|get_ident|ended is not None|ended\.error"
-        r"|_without_stop_iteration|_shutdown\b|_broken|is_void|_taken_up|check_(executor|callable)"
+        r"|_without_stop_iteration|_shutdown\b|_broken|check_(executor|callable)"
     ),
     "nothing is kept: references are dropped": r": +del |_let_go|= self\._\w+ = None|coro = None",
     "coroutines get a loop of their own": r"_thread_loop\.py|offer_thread_event_loop|Coroutine\)",
