@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -28,11 +26,6 @@ THREADS_END_WITHIN = 5.0
 
 #: Who reports errors that nobody can raise: a task that was destroyed, a callback that raised.
 LOGGERS_OF_LOST_ERRORS = ("asyncio", "concurrent.futures")
-
-# Hypothesis would keep its examples in a folder of the source tree.
-os.environ.setdefault(
-    "HYPOTHESIS_STORAGE_DIRECTORY", os.path.join(tempfile.gettempdir(), "threadhop-hypothesis")
-)
 
 IS_PYPY = sys.implementation.name == "pypy"
 

@@ -247,6 +247,20 @@ def test_idle_threads_leave_and_others_start_when_they_are_needed(
             assert pool.statistics() == (3, 0, 0, 0, 0)
 
 
+def test_a_pool_of_one_keeps_its_thread_and_what_belongs_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also when it has had nothing to do for much longer than others keep theirs."""
+    monkeypatch.setattr(_workers, "IDLE", 0.001)
+    with WorkerPool(1) as one, WorkerPool(2) as two:
+        thread = one.submit(threading.current_thread).result(LIMIT)
+        for _ in range(3):
+            with busy(two):
+                pass
+            wait_until(lambda: not two._threads)
+            assert one.submit(threading.current_thread).result(LIMIT) is thread
+
+
 def test_a_pool_in_use_keeps_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that left takes its number along; the next one has the smallest that is free."""
     monkeypatch.setattr(_workers, "IDLE", 0.01)

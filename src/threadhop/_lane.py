@@ -32,6 +32,7 @@ from collections import deque
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures import thread as _standard
 from time import monotonic
+from types import FunctionType
 from typing import Any, Protocol
 
 from ._errors import DROPPED, log
@@ -42,11 +43,15 @@ from ._work_item import Job as WorkerJob
 #: Seconds for which a worker may serve a lane in one go, as long as the GIL's switch interval.
 TURN = 0.005
 
-#: Whether the executor's queue is known: what it holds, and who looks at it.
-QUEUE_IS_KNOWN = sys.version_info < (3, 16)
-_SUBMIT = ThreadPoolExecutor.submit
-#: Those that have a cheaper way in than ``submit``, unless somebody replaces that.
-_OURS: dict[type, object] = {kind: kind.submit for kind in (WorkerPool, LimitedView)}
+#: By kind: the ``submit`` that is known, for which there is a cheaper way in. Not one that somebody
+#: has put in its place, on the class or in an instance, to trace or to count.
+_KNOWN: dict[type, object] = {kind: kind.submit for kind in (WorkerPool, LimitedView)}
+if (
+    sys.version_info < (3, 16)  # From then on nobody has looked who uses the executor's queue.
+    and isinstance(ThreadPoolExecutor.submit, FunctionType)
+    and ThreadPoolExecutor.submit.__globals__ is vars(_standard)
+):
+    _KNOWN[ThreadPoolExecutor] = ThreadPoolExecutor.submit
 
 # An attribute rather than a weak dictionary: a job may refer to its executor.
 _LANE = "_threadhop_lane"
@@ -67,10 +72,15 @@ def book(job: Job) -> None:
     kind = type(executor)
     if kind is ThreadPoolExecutor:
         lane_of(executor).put(job)
-    elif kind in _OURS and getattr(executor.submit, "__func__", None) is _OURS[kind]:
+    elif kind in _KNOWN and _is_known(executor):
         executor.put(job)
     else:
         job.submit()
+
+
+def _is_known(executor: Any) -> bool:
+    kind = type(executor)
+    return _KNOWN.get(kind) is kind.submit and "submit" not in executor.__dict__
 
 
 class Lane:
@@ -122,7 +132,7 @@ class Lane:
 
     def _hand_in(self, request: _Request, executor: Any) -> None:
         """With its permit."""
-        if QUEUE_IS_KNOWN and getattr(executor.submit, "__func__", None) is _SUBMIT:
+        if _is_known(executor):
             with executor._shutdown_lock, _standard._global_shutdown_lock:
                 if not (executor._broken or executor._shutdown or _standard._shutdown):
                     # If no thread can start it cannot be taken out of the queue, but has no permit.

@@ -66,8 +66,8 @@ class WorkerPool(ThreadPoolExecutor):
       place, up to *max_threads*. So blocks that wait on the loop for blocks of their own pool do
       not block each other. A body that comes back goes on at once, so for a moment more than
       *max_workers* may run; no new job begins until fewer do.
-    - Idle threads leave after 30 seconds, so thread-bound things should live in a pool of one
-      thread that is used often, or in a ``threading.local`` that can be made again.
+    - Idle threads leave after 30 seconds. The one of a pool of one stays, so things that belong to
+      one thread (a connection of sqlite3) may live there until it is shut down.
     - Parked workers wait last-in, first-out: the one with the warmest caches goes on.
     - ``limited(n)`` and ``statistics()``.
 

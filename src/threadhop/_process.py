@@ -66,6 +66,7 @@ def _end() -> None:
             crew.end_with_the_process()
         for thread in threads:
             thread.join()
+            _live.pop(thread, None)  # Also one that died of a mistake of ours.
 
 
 def _after_fork() -> None:

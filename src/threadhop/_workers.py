@@ -3,9 +3,10 @@
 Who may work, and why nobody sleeps while there is something to do, is told in ``_places``. Here
 are the threads themselves, and how all of it ends:
 
-- Workers leave when they were parked for ``IDLE`` seconds; when the crew is closed, as soon as
-  nothing waits. Whether to leave is decided under the lock, after the place was freed: who puts a
-  job from then on finds the place free, and waits for the lock to start another thread.
+- Workers leave when they were parked for ``IDLE`` seconds, unless there may be one only; when the
+  crew is closed, as soon as nothing waits. Whether to leave is decided under the lock, after the
+  place was freed: who puts a job from then on finds the place free, and waits for the lock to start
+  another thread.
 - A thread is started under the lock. One that could not start has never counted; jobs that relied
   on it wait for the others, or are told if there are none.
 - Who puts a job looks before and after whether the crew still takes any. In between the last worker
@@ -282,6 +283,8 @@ class Crew(Places):
     def _serve(self) -> None:
         waiting, ready, taken, places = self.waiting, self._ready, self._taken, self.places
         popleft, unplaced = waiting.popleft, self._unplaced
+        # Who has a pool of one may keep things that belong to its thread.
+        stays = self.max_threads == 1
         gate = allocate_lock()
         gate.acquire()
         while True:
@@ -307,7 +310,7 @@ class Crew(Places):
                     if not waiting and self._leave():
                         return
                     continue
-            if not gate.acquire(True, IDLE):
+            if not gate.acquire(True, -1 if stays else IDLE):
                 if self._withdraw(gate):
                     if self._leave():
                         return

@@ -214,10 +214,9 @@ def test_task_of_another_file():
     run = run_in_child(
         f"""
         import sys, pytest
-        sys.exit(pytest.main([  # Hypothesis would take longer than all the rest
+        sys.exit(pytest.main([
             "-c", {str(TESTS.parent / "pyproject.toml")!r}, "-p", "conftest",
-            "-p", "no:hypothesispytest", "-p", "no:cacheprovider",
-            "-rfE", "-q", "--tb=line",
+            "-p", "no:cacheprovider", "-rfE", "-q", "--tb=line",
             {str(careless)!r}, {str(careless_too)!r},
         ]))
         """,

@@ -143,7 +143,8 @@ def test_ctrl_c_in_the_middle_of_a_put_costs_a_lane_no_request(
     monkeypatch: pytest.MonkeyPatch, is_known: bool, is_busy: bool, others: int
 ) -> None:
     """Nobody else is told of it, and none too many is made afterwards."""
-    monkeypatch.setattr(_lane, "QUEUE_IS_KNOWN", is_known)
+    if not is_known:
+        monkeypatch.delitem(_lane._KNOWN, ThreadPoolExecutor)
 
     def at(moment: int) -> Interruption:
         gate = Gate()

@@ -20,7 +20,8 @@ from threadhop._lane import lane_of
 @pytest.fixture(params=[True, False], ids=["put", "submitted"], autouse=True)
 def is_known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Both ways in which a request gets into the executor's queue."""
-    monkeypatch.setattr(_lane, "QUEUE_IS_KNOWN", request.param)
+    if not request.param:
+        monkeypatch.delitem(_lane._KNOWN, ThreadPoolExecutor)
     return bool(request.param)
 
 

@@ -70,7 +70,7 @@ def test_a_job_whose_worker_is_woken_by_another_one_is_done() -> None:
 @pytest.mark.usefixtures("impatient")
 def test_a_worker_that_is_woken_just_when_it_gives_up_does_the_job() -> None:
     """1 its time is over, 2 put wakes it, 3 it looks whether it is still parked."""
-    with WorkerPool(1) as pool:
+    with WorkerPool(1, max_threads=2) as pool:
         lock = LyingLock(pool)
         withdraws = lock.stop_next()  # its start
         withdraws.open()
@@ -88,7 +88,7 @@ def test_a_worker_that_is_woken_just_when_it_gives_up_does_the_job() -> None:
 @pytest.mark.usefixtures("impatient")
 def test_a_worker_does_not_leave_a_job_behind_that_came_after_it_gave_up() -> None:
     """1 it is parked no more, 2 put finds nobody parked and no free place, 3 it wants to leave."""
-    with WorkerPool(1) as pool:
+    with WorkerPool(1, max_threads=2) as pool:
         lock = LyingLock(pool)
         lock.stop_next().open()  # its start
         lock.stop_next().open()  # parked no more
