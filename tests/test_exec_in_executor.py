@@ -1061,10 +1061,8 @@ def test_a_coroutine_that_is_cancelled_while_its_task_is_made_is_cancelled(
     that each of the two writes before it reads.
     """
     from threadhop import _calls
-    from threadhop._backends._call import Call
     from threadhop._backends._deliveries import CallForLoop
 
-    slot: Any = Call.__dict__["_own"]
     gate = Gate()
     stop = Stop()
 
@@ -1073,13 +1071,13 @@ def test_a_coroutine_that_is_cancelled_while_its_task_is_made_is_cancelled(
 
         @property
         def _own(self) -> Any:
-            return slot.__get__(self)
+            return self.__dict__.get("_own")
 
         @_own.setter
         def _own(self, value: Any) -> None:
             if value is not None and moment == "before":
                 gate.stop_here()
-            slot.__set__(self, value)
+            self.__dict__["_own"] = value
             if value is not None and moment == "after":
                 gate.stop_here()
 

@@ -147,9 +147,7 @@ class AsyncExecutor(Generic[E]):
         check_callable("AsyncExecutor.run()", func)
         _backend(self._backend)
         loop = _running_loop("AsyncExecutor.run()")
-        call = CallForLoop(
-            self._executor, loop, func, args, kwargs, handle_contexts=self._handle_contexts
-        )
+        call = CallForLoop(self._executor, loop, func, args, kwargs, self._handle_contexts)
         return call.start_with(PatientFuture)
 
     @overload

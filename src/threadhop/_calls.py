@@ -110,9 +110,11 @@ def exec_in_executor(
 
     .. versionadded:: 0.1
     """
-    if executor is not None:
+    # The checks are made here, and told there: calls cost time.
+    if executor is not None and not isinstance(executor, Executor):
         check_executor("exec_in_executor()", executor)
-    check_callable("exec_in_executor()", func)
+    if not callable(func):
+        check_callable("exec_in_executor()", func)
     loop = _get_running_loop()
     if loop is None:
         raise RuntimeError(NO_RUNNING_LOOP.format(name="exec_in_executor()"))
@@ -120,7 +122,7 @@ def exec_in_executor(
         executor = _settings.executor
         if executor is None:
             executor = default_executor_of(loop)
-    return CallForLoop(executor, loop, func, args, kwargs).start_with(LoopFuture)
+    return CallForLoop(executor, loop, func, args, kwargs, True).start_with(LoopFuture)
 
 
 @overload
@@ -165,7 +167,7 @@ def exec_in_executor_threading_future(
         executor = _settings.executor
         if executor is None:
             executor = _shared_pool() if loop is None else default_executor_of(loop)
-    return CallForThreads(executor, loop, func, args, kwargs).start_with_future()
+    return CallForThreads(executor, loop, func, args, kwargs, True).start_with_future()
 
 
 _shared_pool_lock = threading.Lock()

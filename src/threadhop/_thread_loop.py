@@ -105,10 +105,17 @@ def ensure_thread_event_loop() -> asyncio.AbstractEventLoop:
 
 def offer_thread_event_loop() -> None:
     """See to it that ``asyncio.get_event_loop()`` works in this thread, as cheaply as can be."""
+    try:
+        # The usual case: the current loop is one of ours, and unused. So it is open.
+        if type(_events._event_loop_policy._local._loop) is _DeferredLoop:
+            return
+    except AttributeError:  # There is no policy yet, or one that keeps its loops elsewhere.
+        pass
     if _mine.loop is None or not _has_current_loop():
         ensure_thread_event_loop()
 
 
+_events: Any = asyncio.events
 # Public from Python 3.14 on only by another name, and with a warning by this one.
 _policy: Callable[[], Any] = getattr(
     asyncio.events, "_get_event_loop_policy", asyncio.get_event_loop_policy

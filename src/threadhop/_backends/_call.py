@@ -14,49 +14,63 @@ import asyncio
 import concurrent.futures
 import contextlib
 from _thread import allocate_lock, get_ident
-from abc import ABC, abstractmethod
 from asyncio import AbstractEventLoop, Task
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from contextvars import copy_context
-from typing import Any
+from typing import Any, Protocol
 
 from .. import _process
 from .._callables import name_of
 from .._errors import DROPPED, LOOP_RUNS_HERE, NO_CALLER, STOP_ITERATION
 from .._lane import book
-from .._outcome import Ended
 from .._remote import RemoteCall, explain_pickling
 from .._thread_loop import ensure_thread_event_loop, offer_thread_event_loop
 from .._whereabouts import here
 from ._loop_call import LoopCall, call_in_loop
 
+#: What calls without keywords share, and those that have ended. Nobody writes to it.
+_NOTHING: dict[str, Any] = {}
+
 #: Never held, see ``Call.tell_cancelled``.
 _fence = allocate_lock()
 
 
-class Call(ABC):
+class Forgettable(Protocol):
+    def forget(self) -> None:
+        """In the thread that makes the call: nobody will ever see this future."""
+
+
+class Call:
     """The part that is the same for every kind of future."""
 
+    # Many may wait at once, so what each one has is in slots. What few of them ever write is in
+    # the ``__dict__``, which does not exist before that.
     __slots__ = (
+        "__dict__",
         "_args",
         "_claim",
         "_context",
         "_func",
-        "_future_of_executor",
         "_kwargs",
         "_loop",
-        "_own",
-        "_refusal",
-        "_starter",
-        "_withdrawn",
-        "cancelled",
         "executor",
-        "inner",
     )
 
     #: Like a seat's: a call is no task, and has none.
     strand = None
+    #: The executor's own, if it makes one.
+    _future_of_executor: concurrent.futures.Future[Any] | None = None
+    #: Whether it is ``withdraw`` that cancels that future.
+    _withdrawn = False
+    #: The arguments of its cancellation. Written by who cancels, read by the worker.
+    cancelled: tuple[Any, ...] | None = None
+    #: The call of exec_in_eventloop() that the worker waits for, see ``Caller``.
+    inner: LoopCall | None = None
+    #: The coroutine that the worker runs: written by it, read by who cancels.
+    _own: tuple[AbstractEventLoop, Task[Any]] | None = None
+    #: The error with which somebody ended it instead of a worker, and the thread of that one.
+    _refusal: tuple[BaseException, int] | None = None
 
     def __init__(
         self,
@@ -65,63 +79,60 @@ class Call(ABC):
         func: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        *,
-        handle_contexts: bool = True,
+        handle_contexts: bool,
     ) -> None:
         self.executor = executor
         #: The loop that it was called from.
         self._loop = loop
-        self._func: Callable[..., Any] | None = func
+        #: None when it is not needed any more.
+        self._func: Any = func
         self._args = args
-        self._kwargs = kwargs
+        self._kwargs = kwargs or _NOTHING
         self._context = copy_context() if handle_contexts else None
         self._claim = allocate_lock()
-        #: The executor's own, if it makes one.
-        self._future_of_executor: concurrent.futures.Future[Any] | None = None
-        #: Whether it is ``withdraw`` that cancels that future.
-        self._withdrawn = False
-        #: The arguments of its cancellation. Written by who cancels, read by the worker.
-        self.cancelled: tuple[Any, ...] | None = None
-        #: The call of exec_in_eventloop() that the worker waits for, see ``Caller``.
-        self.inner: LoopCall | None = None
-        #: The coroutine that the worker runs: written by it, read by who cancels.
-        self._own: tuple[AbstractEventLoop, Task[Any]] | None = None
-        #: The thread that is in ``start``, and what the executor told it there.
-        self._starter = 0
-        self._refusal: BaseException | None = None
 
-    @abstractmethod
-    def deliver(self, ended: Ended) -> None:
-        """In any thread: give the result to who waits for it. Called once."""
+    # (An abstract class would cost each call the short way in which Python makes objects.)
+    def deliver(self, value: Any, error: BaseException | None) -> None:
+        """In any thread: tell who waits. Called once, by who has the claim."""
+        raise NotImplementedError
 
     # In the thread that makes the call.
 
-    def start(self) -> None:
-        """Hand it to the executor. Raises what that raises."""
-        self._starter = get_ident()
+    def could_not_be_booked(self, exc: BaseException, future: Forgettable) -> None:
+        """While *exc* is handled: raise it, unless it comes too late."""
         try:
-            book(self)
-        except BaseException as exc:
             # An executor may raise although a worker has it already. Then it is made.
             if self._claim.acquire(False):
                 func, args, kwargs = self._func, self._args, self._kwargs
                 self._let_go()
+                future.forget()
                 if func is None or ("pickl" not in str(exc) and "serializ" not in str(exc)):
-                    raise
+                    raise  # noqa: PLE0704 - in the handler that calls this
                 error = explain_pickling(exc, func, args, kwargs)
                 if error is exc:
-                    raise
-                raise error from exc
+                    raise  # noqa: PLE0704
+                try:
+                    raise error from exc
+                finally:
+                    del error
             if not isinstance(exc, Exception):
-                raise
+                future.forget()
+                raise  # noqa: PLE0704
         finally:
-            self._starter = 0
-        if self._refusal is not None:
-            refusal, self._refusal = self._refusal, None
-            try:
-                raise refusal
-            finally:
-                del refusal
+            del exc  # Its traceback has this frame.
+
+    def raise_refusal(self, future: Forgettable) -> None:
+        """It was booked, and has failed meanwhile: if that was told to us, raise it."""
+        assert self._refusal is not None, "asked before"
+        error, thread = self._refusal
+        self._refusal = None
+        if thread != get_ident():
+            return  # It comes from the future.
+        future.forget()
+        try:
+            raise error
+        finally:
+            del error
 
     def submit(self) -> None:
         future: concurrent.futures.Future[Any] | None = self.executor.submit(self)
@@ -178,11 +189,11 @@ class Call(ABC):
             return False
         if error is None or isinstance(error, str):
             # Dropped after it was taken; by another thread, if that is so soon.
-            self._end(Ended(None, concurrent.futures.CancelledError(error or DROPPED)))
-        elif self._starter == get_ident():
-            self._refusal = error
+            self._end(None, concurrent.futures.CancelledError(error or DROPPED))
         else:
-            self._end(Ended(None, error))
+            # Perhaps in the midst of the booking, by the executor that refuses.
+            self._refusal = error, get_ident()
+            self._end(None, error)
         return True
 
     def is_done(self, future: concurrent.futures.Future[Any]) -> None:
@@ -194,25 +205,24 @@ class Call(ABC):
         if not self._claim.acquire(False):
             return
         if future.cancelled():
-            self._end(Ended(None, concurrent.futures.CancelledError(DROPPED)))
+            self._end(None, concurrent.futures.CancelledError(DROPPED))
             return
         error = future.exception()
         if error is None:
-            self._end(Ended(future.result(), None))
+            self._end(future.result(), None)
             return
         if self._func is not None:
             error = explain_pickling(error, self._func, self._args, self._kwargs)
-        self._end(Ended(None, error))
+        self._end(None, error)
 
-    def _end(self, ended: Ended) -> None:
+    def _end(self, value: Any, error: BaseException | None) -> None:
         self._let_go()
-        self.deliver(without_stop_iteration(ended))
+        self.deliver(value, None if error is None else without_stop_iteration(error))
 
     def _let_go(self) -> None:
         """Who keeps the future, or the job, must not keep what the function worked on."""
         self._func = self._context = None
-        self._args = ()
-        self._kwargs = {}
+        self._args, self._kwargs = (), _NOTHING
 
     # In the worker.
 
@@ -221,30 +231,34 @@ class Call(ABC):
         if not self._claim.acquire(False):
             return
         outer, here.seat = here.seat, self
-        try:
-            context = self._context
-            ended = self._run() if context is None else context.run(self._run)
-            del context
-        finally:
-            here.seat = outer
-        try:
-            self._end(ended)
-        finally:
-            del ended  # Its error has a traceback, whose frames lead back to this one.
-
-    def _run(self) -> Ended:
-        func = self._func
-        assert func is not None, "kept until it has run"
+        context = self._context
+        result, error = None, None
         try:
             offer_thread_event_loop()
-            result = func(*self._args, **self._kwargs)
+            if context is None:
+                result = self._call_func()
+            elif self._args or self._kwargs:
+                result = context.run(self._call_func)
+            else:  # The same, with one call less.
+                result = context.run(self._func)
             if hasattr(result, "send") and isinstance(result, Coroutine):
-                result = self._run_coroutine(result)
+                run = self._run_coroutine
+                result = run(result) if context is None else context.run(run, result)
         except BaseException as exc:
-            return Ended(None, exc)
+            result, error = None, without_stop_iteration(exc)
         finally:
-            del func  # A traceback of the error refers to this frame.
-        return Ended(result, None)
+            here.seat = outer
+        # _end(), without the calls.
+        self._func = self._context = None
+        self._args, self._kwargs = (), _NOTHING
+        del context
+        try:
+            self.deliver(result, error)
+        finally:
+            del result, error  # The error has a traceback, whose frames lead back to this one.
+
+    def _call_func(self) -> Any:
+        return self._func(*self._args, **self._kwargs)
 
     def _run_coroutine(self, coro: Coroutine[Any, Any, Any]) -> Any:
         loop = ensure_thread_event_loop()
@@ -292,10 +306,10 @@ class Call(ABC):
         return RemoteCall, (self._func, self._args, self._kwargs)
 
 
-def without_stop_iteration(ended: Ended) -> Ended:
+def without_stop_iteration(error: BaseException) -> BaseException:
     """No future of a loop can hold it; raised in a coroutine it would mean something else."""
-    if ended.error is None or not isinstance(ended.error, StopIteration):
-        return ended
-    error = RuntimeError(STOP_ITERATION)
-    error.__cause__ = ended.error
-    return Ended(None, error)
+    if not isinstance(error, StopIteration):
+        return error
+    instead = RuntimeError(STOP_ITERATION)
+    instead.__cause__ = error
+    return instead

@@ -11,31 +11,38 @@ from asyncio import AbstractEventLoop
 from typing import Any
 
 from .._errors import DROPPED, RESULT_LOST, log
-from .._outcome import Ended
+from .._lane import book
 from ._call import Call, without_stop_iteration
 from ._futures import LoopFuture, PatientFuture, ThreadingFuture
-from ._home import home_of
+from ._home import Home, home_of
 
 
 class CallForLoop(Call):
     """A call whose result goes to a future of its loop."""
 
-    __slots__ = ("_ended", "_future", "_home")
+    __slots__ = ("_error", "_future", "_home", "_value")
 
-    _ended: Ended | None
     _future: LoopFuture | None
+    #: How it ended. Written before it is posted to the loop.
+    _value: Any
+    _error: BaseException | None
 
     def start_with(self, kind: type[LoopFuture]) -> LoopFuture:
-        """In the loop thread."""
-        loop = self.get_loop()
-        self._home = home_of(loop)
+        """In the loop thread: hand it to the executor. Raises what that raises."""
+        loop: Any = self._loop
+        try:  # home_of(), without the call.
+            self._home: Home = loop._threadhop_home
+        except AttributeError:
+            self._home = home_of(loop)
         future = self._future = kind(loop=loop)
         future.call = self
+        future.waiter = future.waiter_context = None
         try:
-            self.start()
-        except BaseException:
-            self._future = future.call = None
-            raise
+            book(self)
+        except BaseException as exc:
+            self.could_not_be_booked(exc, future)
+        if self._refusal is not None:
+            self.raise_refusal(future)
         return future
 
     def withdraw(self) -> bool:
@@ -45,25 +52,26 @@ class CallForLoop(Call):
         self._future = None
         return True
 
-    def deliver(self, ended: Ended) -> None:
-        self._ended = ended
-        assert self._loop is not None, "it was called from one"
-        self._home.post(self, self._loop)
+    def deliver(self, value: Any, error: BaseException | None) -> None:
+        # Not the future itself: if a worker were the last to have it, it would be finalized there.
+        self._value = value
+        self._error = error
+        loop: Any = self._loop
+        self._home.post(self, loop)
 
     def arrive_home(self) -> None:
-        """In the loop thread."""
-        future, ended = self._future, self._ended
-        self._future = self._ended = None
+        """In a callback of the loop."""
+        future, value, error = self._future, self._value, self._error
+        self._future = self._value = self._error = None
         assert future is not None, "it arrives once"
-        assert ended is not None, "written before it is posted"
         try:
-            future.settle(ended)
+            future.settle(value, error)
         finally:
-            del self, future, ended
+            del self, future, value, error
 
     def lose(self) -> None:
         """In any thread."""
-        self._ended = None
+        self._value = self._error = None
         log.warning(RESULT_LOST)
 
 
@@ -75,12 +83,14 @@ class WaitingCall:
         self._theirs = future
         self._home = home_of(loop)
         self._ours: PatientFuture | None = None
-        self._ended: Ended | None = None
+        self._value: Any = None
+        self._error: BaseException | None = None
         self._withdrawn = False
 
     def start(self) -> PatientFuture:
         ours = self._ours = PatientFuture(loop=self._loop)
         ours.call = self
+        ours.waiter = ours.waiter_context = None
         self._theirs.add_done_callback(self._is_done)
         return ours
 
@@ -99,28 +109,32 @@ class WaitingCall:
         if future.cancelled():
             if self._withdrawn:
                 return
-            self._ended = Ended(None, concurrent.futures.CancelledError(DROPPED))
+            self._error = concurrent.futures.CancelledError(DROPPED)
         else:
             error = future.exception()
-            self._ended = without_stop_iteration(
-                Ended(None if error is not None else future.result(), error)
-            )
+            if error is None:
+                self._value = future.result()
+            else:
+                self._error = without_stop_iteration(error)
+            del error
         self._home.post(self, self._loop)
 
     def get_loop(self) -> AbstractEventLoop:
         return self._loop
 
     def arrive_home(self) -> None:
-        ours, ended = self._ours, self._ended
-        self._ours = self._ended = None
+        """In a callback of the loop."""
+        ours, value, error = self._ours, self._value, self._error
+        self._ours = self._value = self._error = None
         assert ours is not None, "it arrives once"
-        assert ended is not None, "written before it is posted"
         try:
-            ours.settle(ended)
+            ours.settle(value, error)
         finally:
-            del ours, ended
+            del self, ours, value, error
 
     def lose(self) -> None:
+        """In any thread."""
+        self._value = self._error = None
         log.warning(RESULT_LOST)
 
 
@@ -132,21 +146,23 @@ class CallForThreads(Call):
     _future: ThreadingFuture | None
 
     def start_with_future(self) -> ThreadingFuture:
+        """Hand it to the executor. Raises what that raises."""
         future = self._future = ThreadingFuture(self)
         try:
-            self.start()
-        except BaseException:
-            self._future = future._call = None
-            raise
+            book(self)
+        except BaseException as exc:
+            self.could_not_be_booked(exc, future)
+        if self._refusal is not None:
+            self.raise_refusal(future)
         return future
 
     def has_begun(self) -> bool:
         return self._claim.locked()
 
-    def deliver(self, ended: Ended) -> None:
+    def deliver(self, value: Any, error: BaseException | None) -> None:
         future, self._future = self._future, None
         assert future is not None, "it is delivered once"
         try:
-            future.settle(ended)
+            future.settle(value, error)
         finally:
-            del future  # A traceback of the error refers to the worker's frames.
+            del future, error  # A traceback of the error refers to the worker's frames.

@@ -6,11 +6,9 @@ import asyncio
 import concurrent.futures
 import contextlib
 from _thread import allocate_lock
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Protocol
-
-from .._outcome import Ended
 
 
 class Awaited(Protocol):
@@ -34,39 +32,30 @@ class LoopFuture(asyncio.Future[Any]):
     tells it by a callback of its own, one turn of the loop later.) All in the loop thread.
     """
 
+    # No defaults: who makes one sets ``call`` and the two of the waiter. A ``__dict__`` is dearer.
+    __slots__ = ("call", "waiter", "waiter_context")
+
     #: None when it has ended.
-    call: Awaited | None = None
-    #: Whether the next callback comes from the task that awaits this,
-    _is_awaited = False
-    #: and that callback, with the Context to run it in.
-    _waiter: tuple[Callable[[Any], object], Context | None] | None = None
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        try:
-            if not self.done():
-                self._is_awaited = self._waiter is None
-                self._asyncio_future_blocking = True
-                yield self
-                if not self.done():
-                    raise RuntimeError("await wasn't used with future")
-            return self.result()
-        finally:
-            del self  # A traceback of the error refers to this frame.
-
-    __iter__ = __await__
+    call: Awaited | None
+    #: What resumes the task that awaits this, and the Context to run it in.
+    waiter: Callable[[Any], object] | None
+    waiter_context: Context | None
 
     def add_done_callback(
         self, fn: Callable[[Any], object], /, *, context: Context | None = None
     ) -> None:
-        if self._is_awaited:
-            self._is_awaited = False
-            self._waiter = fn, context
+        # A task that awaits this adds a method of its own.
+        if self.waiter is None and isinstance(getattr(fn, "__self__", None), asyncio.Task):
+            self.waiter_context = context
+            self.waiter = fn
+            if self.done():  # A signal handler has cancelled it just now, and saw no waiter.
+                self._wake_soon()
         else:
             super().add_done_callback(fn, context=context)
 
     def remove_done_callback(self, fn: Callable[[Any], object], /) -> int:
-        if self._waiter is not None and self._waiter[0] == fn:
-            self._waiter = None
+        if self.waiter is not None and self.waiter == fn:
+            self.waiter = self.waiter_context = None
             return 1
         return super().remove_done_callback(fn)
 
@@ -94,38 +83,44 @@ class LoopFuture(asyncio.Future[Any]):
 
     def _wake_soon(self) -> None:
         """In the step of some task, from which no other task can be resumed."""
-        waiter, self._waiter = self._waiter, None
+        waiter, self.waiter = self.waiter, None
         if waiter is not None:
-            self.get_loop().call_soon(waiter[0], self, context=waiter[1])
+            self.get_loop().call_soon(waiter, self, context=self.waiter_context)
+            self.waiter_context = None
 
-    def _wake(self) -> None:
-        """In a callback of the loop."""
-        waiter, self._waiter = self._waiter, None
-        if waiter is None:
-            return
-        wakeup, context = waiter
+    def forget(self) -> None:
+        """In the loop thread, while it is made: nobody will ever see it."""
+        self.call = None
+        super().cancel()
+
+    def settle(self, value: Any, error: BaseException | None) -> None:
+        """In a callback of the loop: the call has ended."""
+        # Who takes the waiter, wakes it: this, or a signal handler that cancels.
+        waiter, self.waiter = self.waiter, None
+        context, self.waiter_context, self.call = self.waiter_context, None, None
         try:
+            # To ask first would cost a call, and say nothing about a signal handler's cancel().
+            try:
+                if error is None:
+                    _set_result(self, value)
+                else:
+                    _set_exception(self, error)
+            except asyncio.InvalidStateError:  # Cancelled before.
+                pass
+            if waiter is None:
+                return
             if context is None:
-                wakeup(self)
+                waiter(self)
             else:
-                context.run(wakeup, self)
+                context.run(waiter, self)
         finally:
             # The error that ends the task has a traceback, whose frames lead back to this one.
-            del self, waiter, wakeup, context
+            del self, value, error, waiter, context
 
-    def settle(self, ended: Ended) -> None:
-        """In the loop thread."""
-        self.call = None
-        if self.done():
-            return
-        if ended.error is None:
-            super().set_result(ended.value)
-        else:
-            super().set_exception(ended.error)
-        try:
-            self._wake()
-        finally:
-            del self, ended
+
+# What ``super()`` would find, and look for each time.
+_set_result = asyncio.Future.set_result
+_set_exception = asyncio.Future.set_exception
 
 
 class PatientFuture(LoopFuture):
@@ -149,12 +144,16 @@ class PatientFuture(LoopFuture):
         call.tell_cancelled(args)
         return True
 
-    def settle(self, ended: Ended) -> None:
-        if self._cancel_args is None or self.done():
-            super().settle(ended)
-            return
+    def settle(self, value: Any, error: BaseException | None) -> None:
+        # From here on a signal handler's cancel() is one of a future without a call.
         self.call = None
-        self.late_error = ended.error
+        if self._cancel_args is None or self.done():
+            try:
+                super().settle(value, error)
+            finally:
+                del self, value, error
+            return
+        self.late_error = error
         self._cancel(*self._cancel_args)
 
 
@@ -184,11 +183,15 @@ class ThreadingFuture(concurrent.futures.Future[Any]):
         self._call = None
         return True
 
-    def settle(self, ended: Ended) -> None:
+    def forget(self) -> None:
+        """In the thread that makes the call."""
+        self._call = None
+
+    def settle(self, value: Any, error: BaseException | None) -> None:
         """In any thread."""
         self._call = None
         with contextlib.suppress(concurrent.futures.InvalidStateError):  # Cancelled just before.
-            if ended.error is None:
-                self.set_result(ended.value)
+            if error is None:
+                self.set_result(value)
             else:
-                self.set_exception(ended.error)
+                self.set_exception(error)
