@@ -53,7 +53,7 @@ PROMISES = {
     "cancellations are not lost": r"cancelled\b|_must_cancel|_withdrawn|\.done\(\)",
     "context variables, both ways": (
         r"is_unchanged|copy_context|_bring_home|_home_values|_worker_context|_taken_over|_unpack"
-        r"|context = self\._context|context\.run\((step|self\._run)"
+        r"|context = self\._context|context\.run\((step|self\._(call_)?func)"
     ),
     "async generators are finalized": r"hooks",
     "nested code finds its task: thread-local": r"here\.seat|current_strand_or_none",
@@ -62,10 +62,12 @@ PROMISES = {
         r"entries|has_entered|stays\b|below (=|is)|_seat_of|self\.place\b"
     ),
     "what fails or is dropped is told; nothing hangs": (
-        r"refusal|home_is_closed|_submitter|_starter|get_ident|ended is not None|ended\.error"
-        r"|_without_stop_iteration|_shutdown\b|_broken|check_(executor|callable)"
+        r"refusal|home_is_closed|_submitter|get_ident|InvalidStateError|ended is not None"
+        r"|ended\.error|without_stop_iteration|_shutdown\b|_broken|check_(executor|callable)"
     ),
-    "nothing is kept: references are dropped": r": +del |_let_go|= self\._\w+ = None|coro = None",
+    "nothing is kept: references are dropped": (
+        r": +del |_let_go|= self\._\w+ = None|, None$|_NOTHING$|coro = None"
+    ),
     "coroutines get a loop of their own": r"_thread_loop\.py|offer_thread_event_loop|Coroutine\)",
 }
 #: What the trip itself needs, told apart in the same way.
