@@ -17,6 +17,8 @@ from ._outcome import Ended
 class LoopSide(ABC):
     """The part of a strand that depends on the loop."""
 
+    __slots__ = ()
+
     @abstractmethod
     def leave_home(self, error: BaseException | None, /) -> Coroutine[Any, Any, None]:
         """In the coroutine: suspend the task on its loop, which calls ``depart_from_home``.

@@ -36,6 +36,9 @@ POLL = 1.0
 class Seat:
     """One booking of one worker of *executor*, and the job that it runs."""
 
+    # As in a strand: what many of them need at once is in slots, the rest in the ``__dict__``.
+    __slots__ = ("__dict__", "_claim", "_code", "_instruction", "executor", "strand")
+
     #: Where the task goes if the booking fails; None is the loop.
     _origin: Seat | None = None
     #: The thread that submits the job to an executor that might run it right there.
@@ -49,16 +52,15 @@ class Seat:
     #: last time, read after the gate was opened.
     _vacant = False
 
-    #: Where the block stands: cheaper to keep than its line, which is rarely wanted.
-    _code: CodeType | None = None
-    _instruction = 0
-
     def __init__(self, executor: Executor, strand: Strand, origin: Seat | None) -> None:
         self.executor = executor
         #: None when the seat has no more to do with the task: the executor may keep the job for
         #: long. Written by the winner of a claim that ends the booking, and by who abandons it.
         self.strand: Strand | None = strand
         self._claim = allocate_lock()
+        #: Where the block stands: cheaper to keep than its line, which is rarely wanted.
+        self._code: CodeType | None = None
+        self._instruction = 0
         if origin is not None:
             self._origin = origin
 
@@ -137,7 +139,9 @@ class Seat:
             return
         strand = self.strand
         assert strand is not None, "only the winner of the claim takes the strand"
-        strand.booking = self._origin = None
+        strand.booking = None
+        if self._origin is not None:
+            self._origin = None
         if strand.home_is_closed():
             strand.lose()
             return

@@ -58,18 +58,39 @@ class Guarded(NamedTuple):
 class Strand(LoopSide):
     """The part that is the same on every kind of loop; a backend adds the loop's side."""
 
+    # Many may wait for a worker at once, so what each one has is in slots. What few of them ever
+    # write is in the ``__dict__``, which does not exist before that.
+    __slots__ = (
+        "__dict__",
+        "_entering",
+        "_heading",
+        "_home_values",
+        "_stays",
+        "_taken_over",
+        "_unpack",
+        "_worker_context",
+        "asyncgen_hooks",
+        "booking",
+        "cancelled",
+        "coro",
+        "entries",
+        "failure",
+        "place",
+        "worker_tokens",
+    )
+
     #: Where the coroutine is driven now. Written by that driver.
-    place: Seat | None = None
+    place: Seat | None
     #: None while the task is at home: a parked worker must not keep it alive.
-    coro: Coroutine[Any, Any, Any] | None = None
+    coro: Coroutine[Any, Any, Any] | None
     #: Why the last booking failed, as an error or in words. Written by the winner of its claim.
-    failure: BaseException | str | None = None
+    failure: BaseException | str | None
     #: The seat that is asked for and not yet taken. Written by the thread that leaves, cleared by
     #: the winner of the claim, read by the loop thread when it cancels.
-    booking: Seat | None = None
+    booking: Seat | None
     #: The arguments of a cancellation that the task has not seen yet. Written by the loop thread,
     #: read by the workers.
-    cancelled: tuple[Any, ...] | None = None
+    cancelled: tuple[Any, ...] | None
 
     #: Whether the workers were sent away while the task was in a block.
     is_lost = False
@@ -79,35 +100,40 @@ class Strand(LoopSide):
     seen_args: tuple[Any, ...] = ()
 
     #: What is entered, innermost last. Replaced as a whole, as few have more than one.
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[Entry, ...]
     #: The guards that are entered, in order.
     guards: tuple[Guarded, ...] = ()
 
     #: Where the coroutine wants to go on,
-    _heading: Seat | None = None
+    _heading: Seat | None
     #: what it goes there to enter (None if it leaves something),
-    _entering: object = None
+    _entering: object
     #: if that is a loop part, the id of the frame that enters it,
     _entering_in = 0
     #: and whether the worker that it leaves will get it back.
-    _stays = False
+    _stays: bool
 
     #: The task's variables when it left the loop. Back there it is forgotten, unless the worker
     #: Context holds the same still,
-    _home_values: Context | None = None
+    _home_values: Context | None
     #: and whether the workers have yet to take them over.
-    _unpack = False
+    _unpack: bool
     #: One Context for all workers of the task; made by the first.
-    _worker_context: Context | None = None
+    _worker_context: Context | None
     worker_tokens: Tokens
     #: What that had taken over when the body began to run in it.
-    _taken_over: Context | None = None
+    _taken_over: Context | None
     #: What unsets what the bodies have set on the loop.
     _home_tokens: Tokens | None = None
 
     def __init__(self, asyncgen_hooks: Any) -> None:
         #: As ``sys.get_asyncgen_hooks()`` gives them on the loop thread.
         self.asyncgen_hooks = asyncgen_hooks
+        self.place = self.booking = self._heading = self._entering = None
+        self.coro = self.failure = self.cancelled = None
+        self.entries = ()
+        self._stays = self._unpack = False
+        self._home_values = self._worker_context = self._taken_over = None
 
     # In the coroutine.
 

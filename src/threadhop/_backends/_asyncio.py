@@ -71,11 +71,19 @@ def existing_strand_of_current_task(loop: AbstractEventLoop) -> Strand | None:
 class AsyncioStrand(Strand):
     """A strand, and the future that its task awaits while it is away."""
 
+    __slots__ = (
+        "_asyncio_future_blocking",
+        "_context",
+        "_home",
+        "_loop",
+        "_wakeup",
+    )
+
     #: What makes it a future for the Task, which sets it to False whenever it takes note of that.
-    _asyncio_future_blocking = True
+    _asyncio_future_blocking: bool
     #: The task's own callback, and the Context to run it in; None while it is at home.
-    _wakeup: Callable[[object], None] | None = None
-    _context: Context | None = None
+    _wakeup: Callable[[object], None] | None
+    _context: Context | None
     _ended: Ended | None = None
     #: The call that the worker waits for, see ``Caller``.
     inner: LoopCall | None = None
@@ -85,6 +93,8 @@ class AsyncioStrand(Strand):
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
         self._home = home = home_of(loop)
+        self._asyncio_future_blocking = True
+        self._wakeup = self._context = None
         super().__init__(home.asyncgen_hooks)
 
     def __repr__(self) -> str:
