@@ -523,7 +523,7 @@ def test_wait_for_waits_for_the_body(current_task_loops: LoopKind, executor: Exe
 
     async def main() -> None:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(block(), 0.01)
+            await asyncio.wait_for(block(), 0.3)  # by then the body has begun
         assert ended
 
     current_task_loops.run(main)
