@@ -8,7 +8,7 @@ import threading
 from _thread import allocate_lock
 from asyncio import AbstractEventLoop
 from collections import deque
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from .._lane import Job, book
@@ -126,7 +126,14 @@ class _LoopExecutor(Executor):
     def _submit_in_loop(self, job: LoopJob, loop: AbstractEventLoop) -> Any:
         executor: Executor | None = getattr(loop, "_default_executor", None)
         if executor is None:
-            loop.run_in_executor(None, _nothing)
+            if (
+                type(loop).run_in_executor is asyncio.BaseEventLoop.run_in_executor
+                and getattr(loop, "_executor_shutdown_called", None) is False
+            ):
+                # What it would make itself, but without a job that keeps the first worker busy.
+                loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))
+            else:
+                loop.run_in_executor(None, _nothing)
             executor = getattr(loop, "_default_executor", None)
             if executor is None:
                 return loop.run_in_executor(None, job)
