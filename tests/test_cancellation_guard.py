@@ -1064,7 +1064,6 @@ async def an_async_generator_function() -> AsyncIterator[int]:
         Gate,
         len,
     ],
-    ids=repr,
 )
 def test_what_is_no_coroutine_function_is_refused_by_name(func: Any) -> None:
     """At once and not at the first call; the message tells what plain functions do instead."""

@@ -1161,7 +1161,7 @@ def test_the_note_is_added_once(loops: LoopKind, executor: Executor, other: Exec
     loops.run(main)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("mine"), AttributeError("mine")], ids=repr)
+@pytest.mark.parametrize("error", [RuntimeError("mine"), AttributeError("mine")])
 def test_other_errors_get_no_note(loops: LoopKind, executor: Executor, error: Exception) -> None:
     """The note is about the missing loop; an error about something else leaves as it is."""
 

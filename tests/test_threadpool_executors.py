@@ -81,7 +81,7 @@ async def assert_refused(
 # --- refused at the call ---
 
 
-@pytest.mark.parametrize("wrong", [3, "pool", object(), [], int, Future], ids=repr)
+@pytest.mark.parametrize("wrong", [3, "pool", object(), [], int, Future])
 def test_what_is_no_executor_is_refused_at_the_call(wrong: Any) -> None:
     """TypeError, with what was given, before anything is entered."""
     with pytest.raises(TypeError, match="Executor") as caught:
