@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import _parking
 from ._driver import where_suspended
 from ._errors import DROPPED, INLINE, NOT_RUN, PICKLED
-from ._lane import book
+from ._executors import book
 from ._whereabouts import here
 
 if TYPE_CHECKING:

@@ -73,7 +73,7 @@ PROMISES = {
 #: What the trip itself needs, told apart in the same way.
 WAYS = {
     "home: collected wake-ups": r"Home\.(post|_resume_all)",
-    "to a worker: `WorkerPool`, or a lane": r"_(workers|places|pool_view|lane)\.py",
+    "to a worker: `WorkerPool`, or the stock queue": r"_(workers|places|pool_view|executors)\.py",
     "the bare block, the bare call": "",
 }
 PURPOSES = {**PROMISES, **WAYS}

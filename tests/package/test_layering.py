@@ -24,7 +24,7 @@ FLOORS = (
     {"_strand"},
     {"_seat", "_contract"},
     {"_driver"},
-    {"_lane", "_parking"},
+    {"_executors", "_parking"},
     {"_pool"},
     {"_pool_view"},
     {"_remote", "_thread_loop", "_workers"},

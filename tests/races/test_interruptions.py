@@ -12,8 +12,7 @@ import pytest
 from _interruptions import Interruption, interrupt
 from _steps import LIMIT, Gate, wait_until
 
-from threadhop import WorkerPool, _lane, _places, _pool, _pool_view, _work_item, _workers
-from threadhop._lane import lane_of
+from threadhop import WorkerPool, _executors, _places, _pool, _pool_view, _work_item, _workers
 
 POOL = (_places, _pool, _pool_view, _work_item, _workers)
 
@@ -113,16 +112,15 @@ def test_ctrl_c_in_the_middle_of_a_put_costs_a_pool_no_worker_and_no_turn(
 
 
 class Told:
-    """A job of a lane: done, or told that it will not be, once."""
+    """A job: done, or told that it will not be, once."""
 
     def __init__(self, executor: ThreadPoolExecutor) -> None:
         self.executor = executor
         self._claim = threading.Lock()
-        self.error: BaseException | str | None = None
         self.ended = threading.Event()
 
     def submit(self) -> None:
-        raise AssertionError("it is booked in a lane")
+        self.executor.submit(self)
 
     def __call__(self) -> None:
         if self._claim.acquire(blocking=False):
@@ -131,45 +129,31 @@ class Told:
     def fail(self, error: BaseException | str | None) -> bool:
         if not self._claim.acquire(blocking=False):
             return False
-        self.error = error
         self.ended.set()
         return True
 
 
-@pytest.mark.parametrize("is_known", [True, False], ids=["put", "submitted"])
 @pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
-@pytest.mark.parametrize("others", [0, 1, 3])
-def test_ctrl_c_in_the_middle_of_a_put_costs_a_lane_no_request(
-    monkeypatch: pytest.MonkeyPatch, is_known: bool, is_busy: bool, others: int
-) -> None:
-    """Nobody else is told of it, and none too many is made afterwards."""
-    if not is_known:
-        monkeypatch.delitem(_lane._KNOWN, ThreadPoolExecutor)
+def test_ctrl_c_in_the_middle_of_a_put_keeps_no_lock_of_the_executor(is_busy: bool) -> None:
+    """At each moment at which Python lets it come: the next jobs are done."""
 
     def at(moment: int) -> Interruption:
         gate = Gate()
         with ThreadPoolExecutor(1) as pool:
-            lane = lane_of(pool)
+            pool.submit(int).result(LIMIT)
             if is_busy:
                 pool.submit(gate.stop_here)
                 assert gate.reached.wait(LIMIT)
-            jobs = [Told(pool) for _ in range(others)]
-            for job in jobs:
-                lane.put(job)
-            interrupted = Told(pool)
-            with Interruption(moment, interrupt, _lane) as interruption:
+            interrupted, after = Told(pool), Told(pool)
+            with Interruption(moment, interrupt, _executors) as interruption:
                 try:
-                    lane.put(interrupted)
+                    _executors.book(interrupted)
                 except KeyboardInterrupt as error:
                     interrupted.fail(error)
-            jobs.append(Told(pool))
-            lane.put(jobs[-1])
+            _executors.book(after)
             gate.open()
-            for job in [*jobs, interrupted]:
+            for job in (interrupted, after):
                 assert job.ended.wait(LIMIT), interruption.where
-            assert not any(job.error for job in jobs), interruption.where
-            wait_until(lambda: len(lane._permits) == lane._size)
-        assert len(lane._permits) == lane._size, interruption.where
         return interruption
 
     each_moment(at)

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from .. import _process
 from .._callables import name_of
 from .._errors import DROPPED, LOOP_RUNS_HERE, NO_CALLER, STOP_ITERATION
-from .._lane import book
+from .._executors import book
 from .._remote import RemoteCall, explain_pickling
 from .._thread_loop import ensure_thread_event_loop, offer_thread_event_loop
 from .._whereabouts import here

@@ -11,7 +11,7 @@ from asyncio import AbstractEventLoop
 from typing import Any
 
 from .._errors import DROPPED, RESULT_LOST, log
-from .._lane import book
+from .._executors import book
 from ._call import Call, without_stop_iteration
 from ._futures import LoopFuture, PatientFuture, ThreadingFuture
 from ._home import Home, home_of

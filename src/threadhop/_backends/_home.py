@@ -11,7 +11,7 @@ from collections import deque
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Protocol
 
-from .._lane import Job, book
+from .._executors import Job, book
 
 
 class Arrival(Protocol):

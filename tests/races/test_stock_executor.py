@@ -1,31 +1,32 @@
-"""Requests for workers that are put into the queue of a ``ThreadPoolExecutor`` as they are.
+"""Blocks and calls in the queue of a ``ThreadPoolExecutor``, put there or submitted.
 
-What holds for both ways, this one and ``submit``, is also tested in ``test_lane.py``.
+Users see one queue: jobs begin in the order in which they came, whoever gave them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import threading
 import weakref
 from collections.abc import Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures.thread import BrokenThreadPool
 from typing import Any
 
 import pytest
 from _loops import LoopKind
 from _steps import LIMIT, Gate, busy, turns, until, wait_until
 
-from threadhop import _lane, exec_in_executor, threadpool
-from threadhop._lane import lane_of
+from threadhop import _executors, exec_in_executor, threadpool
 
 
-@pytest.fixture(params=[True, False], ids=["put", "submitted"])
+@pytest.fixture(params=[True, False], ids=["put", "submitted"], autouse=True)
 def is_known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Both ways in which a request gets into the executor's queue."""
+    """Both ways in which a job gets into the executor's queue."""
     if not request.param:
-        monkeypatch.delitem(_lane._KNOWN, ThreadPoolExecutor)
+        monkeypatch.delitem(_executors._KNOWN, ThreadPoolExecutor)
     return bool(request.param)
 
 
@@ -38,10 +39,9 @@ async def block(executor: Executor) -> str:
         return "value"
 
 
-def is_whole(pool: ThreadPoolExecutor) -> bool:
-    """Whether all permits are there, and nothing waits."""
-    lane = lane_of(pool)
-    return len(lane._permits) == lane._size and not lane._waiting
+async def note(executor: Executor, order: list[str], name: str) -> None:
+    async with threadpool(executor):
+        order.append(name)
 
 
 def test_this_python_is_known(is_known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ def test_this_python_is_known(is_known: bool, monkeypatch: pytest.MonkeyPatch) -
         finally:
             pool._work_queue = pool_queue
     # (What wakes the workers at the end goes the same way.)
-    assert seen[0] == ("_Request" if is_known else "_WorkItem")
+    assert seen[0] == ("_QueueItem" if is_known else "_WorkItem")
     assert set(seen[1:]) <= {"NoneType"}
 
 
@@ -91,7 +91,6 @@ def test_who_replaces_submit_sees_blocks_and_calls(
             await exec_in_executor(pool, str)
             monkeypatch.undo()
             await block(pool)
-            wait_until(lambda: is_whole(pool))
 
     loops.run(main)
     assert len(seen) == 2
@@ -118,40 +117,11 @@ def test_no_thread_that_can_start_is_an_error_at_entry(
                         await block(pool)
                     with pytest.raises(RuntimeError, match="can't start new thread"):
                         exec_in_executor(pool, str)
-                    assert is_whole(pool)
             # Threads whose start has failed are in there, too.
             pool._threads.clear()
             assert await asyncio.gather(*(block(pool) for _ in range(10))) == ["value"] * 10
-            wait_until(lambda: is_whole(pool))
 
     loops.run(main)
-
-
-def test_a_worker_that_takes_a_request_although_no_thread_could_start_serves_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """1 the request is in the queue, 2 a worker takes it up, 3 no further thread can start.
-
-    The worker has the permit then, and it is given back once only.
-    """
-
-    async def main() -> None:
-        with ThreadPoolExecutor(2) as pool:
-            await block(pool)
-            wait_until(lambda: is_whole(pool))
-
-            def taken_and_refused() -> None:
-                wait_until(lambda: not lane_of(pool)._waiting)
-                raise RuntimeError("can't start new thread")
-
-            with monkeypatch.context() as patch:
-                patch.setattr(pool, "_adjust_thread_count", taken_and_refused)
-                assert await block(pool) == "value"
-            assert await block(pool) == "value"
-            wait_until(lambda: is_whole(pool))
-            assert len(lane_of(pool)._permits) == 3
-
-    asyncio.run(main())
 
 
 def test_a_shutdown_that_cancels_tells_what_waits_under_its_lock(
@@ -174,30 +144,136 @@ def test_a_shutdown_that_cancels_tells_what_waits_under_its_lock(
             with pytest.raises(RuntimeError, match="after shutdown"):
                 await block(pool)
         pool.shutdown()
-        assert is_whole(pool)
 
     loops.run(main)
 
 
-def test_jobs_of_others_keep_their_place_in_the_line(loops: LoopKind, is_known: bool) -> None:
-    """A job behind one block begins before the next block; blocks in a row go in one go."""
+def test_jobs_begin_in_the_order_in_which_they_came_whoever_gave_them(loops: LoopKind) -> None:
+    """Blocks, calls, and what others submit: one line, and nobody overtakes."""
     order: list[str] = []
-
-    async def note(pool: Executor, name: str) -> None:
-        async with threadpool(pool):
-            order.append(name)
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as pool:
+            waiting: list[Any] = []
             with busy(pool):
-                first = start(note(pool, "block"))
-                await turns()
-                future = pool.submit(order.append, "job")
-            await first
-            await asyncio.wrap_future(future)
-        assert order == ["block", "job"]
+                for number in range(5):
+                    waiting.append(start(note(pool, order, f"block {number}")))
+                    await turns()
+                    waiting.append(exec_in_executor(pool, order.append, f"call {number}"))
+                    waiting.append(asyncio.wrap_future(pool.submit(order.append, f"job {number}")))
+            await asyncio.wait(waiting)
+        kinds = ("block", "call", "job")
+        assert order == [f"{kind} {number}" for number in range(5) for kind in kinds]
 
     loops.run(main)
+
+
+def test_each_side_gets_its_share_of_an_executor() -> None:
+    """60 tasks with blocks and 60 with ``run_in_executor``: neither side starves the other."""
+    done = {"blocks": 0, "calls": 0}
+    rounds = 20
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        pause = threading.Event()
+
+        async def blocks(pool: Executor) -> None:
+            while sum(done.values()) < 120 * rounds:
+                async with threadpool(pool):
+                    pause.wait(0.0005)
+                done["blocks"] += 1
+
+        async def calls(pool: Executor) -> None:
+            while sum(done.values()) < 120 * rounds:
+                await loop.run_in_executor(pool, pause.wait, 0.0005)
+                done["calls"] += 1
+
+        with ThreadPoolExecutor(4) as pool:
+            await asyncio.gather(*(side(pool) for side in (blocks, calls) for _ in range(60)))
+
+    asyncio.run(main())
+    assert 0.8 < done["blocks"] / done["calls"] < 1.25, done
+
+
+def test_a_failing_initializer_is_told_to_every_block(loops: LoopKind) -> None:
+    gate = Gate()
+
+    def fail() -> None:
+        gate.stop_here()
+        raise LookupError("initializer")
+
+    async def main() -> None:
+        pool = ThreadPoolExecutor(1, initializer=fail)
+        tasks = [asyncio.get_running_loop().create_task(block(pool)) for _ in range(5)]
+        await until(gate.reached.is_set)
+        await turns()
+        gate.open()
+        await asyncio.wait(tasks)
+        for task in tasks:
+            assert isinstance(task.exception(), BrokenThreadPool)
+        assert len({id(task.exception()) for task in tasks}) == 5
+        pool.shutdown()
+
+    logger = logging.getLogger("concurrent.futures")
+    logger.disabled = True  # it reports the initializer as critical
+    try:
+        loops.run(main)
+    finally:
+        logger.disabled = False
+
+
+def test_blocks_that_were_queued_before_a_shutdown_still_run_at_the_same_time(
+    loops: LoopKind,
+) -> None:
+    """``shutdown()`` lets what is queued run, on all workers: one body may wait for another."""
+
+    async def meet(pool: Executor, barrier: threading.Barrier) -> None:
+        async with threadpool(pool):
+            barrier.wait(1)
+
+    async def main() -> None:
+        pool = ThreadPoolExecutor(2)
+        barrier = threading.Barrier(2)
+        with busy(pool, 2):
+            tasks = [asyncio.get_running_loop().create_task(meet(pool, barrier)) for _ in range(2)]
+            await turns()
+            pool.shutdown(wait=False)
+        await asyncio.wait(tasks)
+        for task in tasks:
+            task.result()
+
+    loops.run(main)
+
+
+def test_a_job_that_a_worker_takes_although_no_thread_could_start_is_done(
+    monkeypatch: pytest.MonkeyPatch, is_known: bool
+) -> None:
+    """1 the job is in the queue, 2 a worker takes it, 3 no further thread can start.
+
+    The worker has the claim: the error is not for the task.
+    """
+
+    async def main() -> None:
+        taken = threading.Event()
+
+        async def watched() -> str:
+            async with threadpool(pool):
+                taken.set()
+                return "value"
+
+        with ThreadPoolExecutor(2) as pool:
+            await block(pool)
+
+            def taken_and_refused() -> None:
+                assert taken.wait(LIMIT)
+                raise RuntimeError("can't start new thread")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(pool, "_adjust_thread_count", taken_and_refused)
+                assert await watched() == "value"
+            assert await block(pool) == "value"
+
+    asyncio.run(main())
 
 
 def test_no_more_threads_start_than_the_standard_library_would(
@@ -218,7 +294,7 @@ def test_no_more_threads_start_than_the_standard_library_would(
     loops.run(main)
 
 
-def test_a_lane_outlives_a_mistake_in_a_job(
+def test_an_executor_outlives_a_mistake_in_a_job(
     loops: LoopKind, expect_loop_errors: list[Any], is_known: bool
 ) -> None:
     """An error out of a job is logged, and costs the executor no worker."""
@@ -234,14 +310,13 @@ def test_a_lane_outlives_a_mistake_in_a_job(
             return False
 
         def submit(self) -> None:
-            raise AssertionError
+            self.executor.submit(self)
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as pool:
             for _ in range(3):
-                _lane.book(Mistake(pool))
+                _executors.book(Mistake(pool))
             assert await block(pool) == "value"
-            wait_until(lambda: is_whole(pool))
 
     loops.run(main)
 

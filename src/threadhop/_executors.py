@@ -1,0 +1,103 @@
+"""How a job gets to a worker of its executor: the cheapest way that is known, else ``submit``.
+
+``ThreadPoolExecutor.submit`` is half of what a trip to a worker costs: it makes a future with a
+condition variable that nobody here will wait for. So a job goes into the executor's queue as an
+item of its own, under the locks and after the checks of ``submit``, and without that future. The
+executor's queue is the only order there is: jobs begin as they came, whoever put them.
+
+The queue is known on the versions of Python that the tests run on, and only while ``submit`` is
+the standard library's own: tools that trace replace it. Otherwise the job is submitted, like any
+function.
+"""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import thread as _standard
+from types import FunctionType
+from typing import Any, Protocol
+
+from ._errors import DROPPED, log
+from ._places import holding
+from ._pool import WorkerPool
+from ._pool_view import LimitedView
+from ._work_item import Job as WorkerJob
+
+#: By kind: the ``submit`` that is known, for which there is a cheaper way in. Not one that somebody
+#: has put in its place, on the class or in an instance, to trace or to count.
+_KNOWN: dict[type, object] = {kind: kind.submit for kind in (WorkerPool, LimitedView)}
+if (
+    sys.version_info < (3, 16)  # From then on nobody has looked who uses the executor's queue.
+    and isinstance(ThreadPoolExecutor.submit, FunctionType)
+    and ThreadPoolExecutor.submit.__globals__ is vars(_standard)
+):
+    _KNOWN[ThreadPoolExecutor] = ThreadPoolExecutor.submit
+
+
+class Job(WorkerJob, Protocol):
+    """What an executor is asked to do."""
+
+    executor: Executor
+
+    def submit(self) -> None:
+        """In the thread that books it: ask the executor by its public method."""
+
+
+def book(job: Job) -> None:
+    """Ask the job's executor for a worker. Raises what ``submit`` raises."""
+    executor: Any = job.executor
+    kind = type(executor)
+    if kind not in _KNOWN or kind.submit is not _KNOWN[kind] or "submit" in executor.__dict__:
+        job.submit()
+    elif kind is not ThreadPoolExecutor:
+        executor.put(job)
+    elif not holding(executor._shutdown_lock, _put, executor, _QueueItem(job)):
+        # The executor refuses: ``submit`` says it in the executor's own words.
+        job.submit()
+
+
+def _put(executor: Any, item: _QueueItem) -> bool:
+    """Under the lock of *executor*: queue *item* as ``submit`` would. False if it would raise."""
+    return holding(_standard._global_shutdown_lock, _put_unless_shut_down, executor, item)
+
+
+def _put_unless_shut_down(executor: Any, item: _QueueItem) -> bool:
+    if executor._broken or executor._shutdown or _standard._shutdown:
+        return False
+    # If no thread can start, the item stays in the queue. The claim of its job is taken by then.
+    executor._work_queue.put(item)
+    executor._adjust_thread_count()
+    return True
+
+
+class _QueueItem:
+    """A job in the queue of a ``ThreadPoolExecutor``: the work item, and the future of that item.
+
+    The executor asks an item for ``run`` and ``future``, and that future for ``cancel`` and
+    ``set_exception``, perhaps under a lock of its own. Nothing else is ever asked of it.
+    """
+
+    __slots__ = ("_job",)
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def run(self, _: object = None) -> None:
+        """In a worker. (From Python 3.14 on an item is told what the worker was set up with.)"""
+        try:
+            self._job()
+        except BaseException:  # A mistake of ours. It must not cost the executor a worker.
+            log.critical("Exception in worker", exc_info=True)
+
+    @property
+    def future(self) -> _QueueItem:
+        return self
+
+    def cancel(self) -> None:
+        """The executor drops the item: ``shutdown(cancel_futures=True)``."""
+        self._job.fail(DROPPED)
+
+    def set_exception(self, error: BaseException) -> None:
+        """The executor is broken: its initializer has failed."""
+        self._job.fail(error)
