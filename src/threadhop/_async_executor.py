@@ -14,7 +14,7 @@ from concurrent.futures import Executor
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from ._backends._deliveries import CallForLoop, WaitingCall
+from ._backends._deliveries import CallForLoop
 from ._backends._futures import LoopFuture, PatientFuture
 from ._calls import check_callable, check_executor
 from ._errors import NO_RUNNING_LOOP, NO_TRIO
@@ -326,5 +326,5 @@ async def unwrap_future(future: concurrent.futures.Future[T], backend: str | Non
     _check_backend(backend)
     _backend(backend)
     loop = _running_loop("unwrap_future()")
-    result: T = await _wait_for(WaitingCall(loop, future).start())
+    result: T = await _wait_for(CallForLoop.of_future(future, loop))
     return result

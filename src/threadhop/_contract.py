@@ -56,7 +56,7 @@ class LoopSide(ABC):
 
     @abstractmethod
     def default_executor(self) -> Executor:
-        """In any thread: the loop's own executor."""
+        """In the coroutine: the loop's own executor. A worker may have to wait for it."""
 
     @abstractmethod
     def cancellation(self, args: tuple[Any, ...] | str | None = None) -> BaseException:

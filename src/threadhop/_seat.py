@@ -77,8 +77,7 @@ class Seat:
     def book(self) -> None:
         """Ask the executor for a worker. Whatever goes wrong is told to the task."""
         strand = self.strand
-        if strand is None:  # Booked for the second time, by the loop, and cancelled just before.
-            return
+        assert strand is not None, "a seat is booked once"
         strand.booking = self
         try:
             book(self)
@@ -209,11 +208,6 @@ class Seat:
             self._gate.release()
 
     # In any thread.
-
-    def home(self) -> Any:
-        """The loop that the worker works for; None if the seat is not wanted any more."""
-        strand = self.strand
-        return None if strand is None else strand.get_loop()
 
     @property
     def caller(self) -> Strand | None:

@@ -15,6 +15,7 @@ from asyncio import AbstractEventLoop, Task
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextvars import Context
+from functools import partial
 from typing import Any
 
 from .. import _process
@@ -22,7 +23,7 @@ from .._errors import LOOP_CLOSED, LOOP_STOPPED, NO_TASK, TASK_LEFT, log
 from .._outcome import Ended
 from .._strand import Strand
 from .._traps import checkpoint, travel
-from ._home import default_executor_of, home_of
+from ._home import default_executor_of, home_of, shown_default_executor
 from ._loop_call import LoopCall, call_in_loop
 
 # A task of the pure Python class is unknown to the current_task() written in C.
@@ -220,7 +221,14 @@ class AsyncioStrand(Strand):
         return task is None or task.done()
 
     def default_executor(self) -> Executor:
-        return default_executor_of(self._loop)
+        executor = shown_default_executor(self._loop)
+        if executor is not None:
+            return executor
+        if self.place is None:
+            return default_executor_of(self._loop)
+        # Only the loop thread may make it, and a worker may wait.
+        made: Executor = self.call_home(partial(default_executor_of, self._loop))
+        return made
 
     def is_cancellation(self, error: BaseException | None) -> bool:
         return isinstance(error, asyncio.CancelledError)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-from _thread import allocate_lock, get_ident
+from _thread import allocate_lock
 from asyncio import AbstractEventLoop, Task
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
@@ -23,7 +23,6 @@ from typing import Any, Protocol
 from .. import _process
 from .._callables import name_of
 from .._errors import DROPPED, LOOP_RUNS_HERE, NO_CALLER, STOP_ITERATION
-from .._executors import book
 from .._remote import RemoteCall, explain_pickling
 from .._thread_loop import ensure_thread_event_loop, offer_thread_event_loop
 from .._whereabouts import here
@@ -69,19 +68,18 @@ class Call:
     inner: LoopCall | None = None
     #: The coroutine that the worker runs: written by it, read by who cancels.
     _own: tuple[AbstractEventLoop, Task[Any]] | None = None
-    #: The error with which somebody ended it instead of a worker, and the thread of that one.
-    _refusal: tuple[BaseException, int] | None = None
 
     def __init__(
         self,
-        executor: Executor,
+        executor: Executor | None,
         loop: AbstractEventLoop | None,
-        func: Callable[..., Any],
+        func: Callable[..., Any] | None,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         handle_contexts: bool,
     ) -> None:
-        self.executor = executor
+        #: None if somebody else has started the call.
+        self.executor: Any = executor
         #: The loop that it was called from.
         self._loop = loop
         #: None when it is not needed any more.
@@ -121,32 +119,11 @@ class Call:
         finally:
             del exc  # Its traceback has this frame.
 
-    def raise_refusal(self, future: Forgettable) -> None:
-        """It was booked, and has failed meanwhile: if that was told to us, raise it."""
-        assert self._refusal is not None, "asked before"
-        error, thread = self._refusal
-        self._refusal = None
-        if thread != get_ident():
-            return  # It comes from the future.
-        future.forget()
-        try:
-            raise error
-        finally:
-            del error
-
     def submit(self) -> None:
         future: concurrent.futures.Future[Any] | None = self.executor.submit(self)
         if future is not None:  # Some executors return odd things.
             self._future_of_executor = future
             future.add_done_callback(self.is_done)
-
-    # In the loop thread, booked for the second time by a worker.
-
-    def book(self) -> None:
-        try:
-            book(self)
-        except BaseException as exc:
-            self.fail(exc)
 
     # In any thread.
 
@@ -191,8 +168,6 @@ class Call:
             # Dropped after it was taken; by another thread, if that is so soon.
             self._end(None, concurrent.futures.CancelledError(error or DROPPED))
         else:
-            # Perhaps in the midst of the booking, by the executor that refuses.
-            self._refusal = error, get_ident()
             self._end(None, error)
         return True
 
@@ -280,9 +255,6 @@ class Call:
     @property
     def caller(self) -> Call:
         return self
-
-    def home(self) -> AbstractEventLoop | None:
-        return self._loop
 
     def get_loop(self) -> AbstractEventLoop:
         if self._loop is None:

@@ -10,9 +10,9 @@ import concurrent.futures
 from asyncio import AbstractEventLoop
 from typing import Any
 
-from .._errors import DROPPED, RESULT_LOST, log
+from .._errors import RESULT_LOST, log
 from .._executors import book
-from ._call import Call, without_stop_iteration
+from ._call import Call
 from ._futures import LoopFuture, PatientFuture, ThreadingFuture
 from ._home import Home, home_of
 
@@ -41,8 +41,20 @@ class CallForLoop(Call):
             book(self)
         except BaseException as exc:
             self.could_not_be_booked(exc, future)
-        if self._refusal is not None:
-            self.raise_refusal(future)
+        return future
+
+    @classmethod
+    def of_future(
+        cls, theirs: concurrent.futures.Future[Any], loop: AbstractEventLoop
+    ) -> PatientFuture:
+        """In the loop thread: somebody has started the call, and *theirs* tells how it ends."""
+        call = cls(None, loop, None, (), {}, False)
+        call._home = home_of(loop)
+        call._future_of_executor = theirs
+        future = call._future = PatientFuture(loop=loop)
+        future.call = call
+        future.waiter = future.waiter_context = None
+        theirs.add_done_callback(call.is_done)
         return future
 
     def withdraw(self) -> bool:
@@ -75,69 +87,6 @@ class CallForLoop(Call):
         log.warning(RESULT_LOST)
 
 
-class WaitingCall:
-    """No call of ours, but somebody's future, for a ``PatientFuture`` of the loop."""
-
-    def __init__(self, loop: AbstractEventLoop, future: concurrent.futures.Future[Any]) -> None:
-        self._loop = loop
-        self._theirs = future
-        self._home = home_of(loop)
-        self._ours: PatientFuture | None = None
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self._withdrawn = False
-
-    def start(self) -> PatientFuture:
-        ours = self._ours = PatientFuture(loop=self._loop)
-        ours.call = self
-        ours.waiter = ours.waiter_context = None
-        self._theirs.add_done_callback(self._is_done)
-        return ours
-
-    def withdraw(self) -> bool:
-        self._withdrawn = True
-        if self._theirs.cancel():
-            return True
-        self._withdrawn = False
-        return False
-
-    def tell_cancelled(self, args: tuple[Any, ...]) -> None:
-        """Nobody listens."""
-
-    def _is_done(self, future: concurrent.futures.Future[Any]) -> None:
-        """In any thread."""
-        if future.cancelled():
-            if self._withdrawn:
-                return
-            self._error = concurrent.futures.CancelledError(DROPPED)
-        else:
-            error = future.exception()
-            if error is None:
-                self._value = future.result()
-            else:
-                self._error = without_stop_iteration(error)
-            del error
-        self._home.post(self, self._loop)
-
-    def get_loop(self) -> AbstractEventLoop:
-        return self._loop
-
-    def arrive_home(self) -> None:
-        """In a callback of the loop."""
-        ours, value, error = self._ours, self._value, self._error
-        self._ours = self._value = self._error = None
-        assert ours is not None, "it arrives once"
-        try:
-            ours.settle(value, error)
-        finally:
-            del self, ours, value, error
-
-    def lose(self) -> None:
-        """In any thread."""
-        self._value = self._error = None
-        log.warning(RESULT_LOST)
-
-
 class CallForThreads(Call):
     """A call whose result goes to a future that threads can wait for."""
 
@@ -152,8 +101,6 @@ class CallForThreads(Call):
             book(self)
         except BaseException as exc:
             self.could_not_be_booked(exc, future)
-        if self._refusal is not None:
-            self.raise_refusal(future)
         return future
 
     def has_begun(self) -> bool:

@@ -8,10 +8,9 @@ import threading
 from _thread import allocate_lock
 from asyncio import AbstractEventLoop
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Protocol
-
-from .._executors import Job, book
 
 
 class Arrival(Protocol):
@@ -24,16 +23,6 @@ class Arrival(Protocol):
         """In any thread: the loop is closed, so it never arrives."""
 
     def get_loop(self) -> AbstractEventLoop: ...
-
-
-class LoopJob(Job, Protocol):
-    """A job that a worker does for a loop."""
-
-    def home(self) -> AbstractEventLoop | None:
-        """None if the job is not wanted any more."""
-
-    def book(self) -> None:
-        """Ask ``executor`` for a worker; see to it that an error is told to whom it concerns."""
 
 
 def home_of(loop: AbstractEventLoop) -> Home:
@@ -53,13 +42,14 @@ class Home:
     and one callback of the loop then takes in all.
     """
 
-    __slots__ = ("_armed", "_ready", "asyncgen_hooks", "default_executor", "thread")
+    __slots__ = ("_armed", "_ready", "asyncgen_hooks", "run_in_executor", "thread")
 
     def __init__(self) -> None:
         self._ready: deque[Arrival] = deque()
         #: Held from the moment at which somebody wakes the loop to the one at which it looks.
         self._armed = allocate_lock()
-        self.default_executor = _LoopExecutor()
+        #: Stands for a default executor that the loop does not show; made when one is asked for.
+        self.run_in_executor: RunInExecutor | None = None
         #: The loop's own: it has set them when it began to run. (What sys returns is unknown to
         #: the garbage collector, and they refer to the loop.)
         self.asyncgen_hooks = tuple(sys.get_asyncgen_hooks())
@@ -108,46 +98,42 @@ class Home:
             strand.lose()
 
 
-class _LoopExecutor(Executor):
-    """Stands for the default executor of a loop that has none yet, or does not show it (uvloop)."""
+class RunInExecutor(Executor):
+    """The default executor of a loop that does not show it (uvloop keeps it in a field of C)."""
 
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def submit(self, fn: Callable[[], Any], /, *args: Any, **kwargs: Any) -> Any:
         """In the loop thread, or in a worker that the task is leaving."""
-        job: LoopJob = fn
-        loop = job.home()
-        if loop is None:
-            return None
-        if asyncio._get_running_loop() is loop:
-            return self._submit_in_loop(job, loop)
-        # Book it a second time over there; whatever goes wrong is told to the task from there.
-        loop.call_soon_threadsafe(job.book)
-        return None
+        if asyncio._get_running_loop() is self._loop:
+            return self._loop.run_in_executor(None, fn)
+        return asyncio.run_coroutine_threadsafe(self._run(fn), self._loop)
 
-    def _submit_in_loop(self, job: LoopJob, loop: AbstractEventLoop) -> Any:
-        executor: Executor | None = getattr(loop, "_default_executor", None)
-        if executor is None:
-            if (
-                type(loop).run_in_executor is asyncio.BaseEventLoop.run_in_executor
-                and getattr(loop, "_executor_shutdown_called", None) is False
-            ):
-                # What it would make itself, but without a job that keeps the first worker busy.
-                loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))
-            else:
-                loop.run_in_executor(None, _nothing)
-            executor = getattr(loop, "_default_executor", None)
-            if executor is None:
-                return loop.run_in_executor(None, job)
-        # Known from now on by its name: a block inside that asks for it finds this seat.
-        job.executor = executor
-        book(job)
-        return None
+    async def _run(self, fn: Callable[[], Any]) -> None:
+        await self._loop.run_in_executor(None, fn)
 
 
-def _nothing() -> None:
-    """What makes a loop create its default executor."""
+def shown_default_executor(loop: AbstractEventLoop) -> Executor | None:
+    """In any thread: None if there is none yet, or if the loop does not show it."""
+    return getattr(loop, "_default_executor", None)
 
 
 def default_executor_of(loop: AbstractEventLoop) -> Executor:
-    """In the loop thread, or, once somebody has asked there, in any."""
-    executor: Executor | None = getattr(loop, "_default_executor", None)
-    return home_of(loop).default_executor if executor is None else executor
+    """In the loop thread: made, if there is none yet, as the loop itself would make it."""
+    executor = shown_default_executor(loop)
+    if executor is None:
+        if (
+            type(loop).run_in_executor is asyncio.BaseEventLoop.run_in_executor
+            and getattr(loop, "_executor_shutdown_called", None) is False
+        ):
+            # Without a job that keeps the first worker busy.
+            executor = ThreadPoolExecutor(thread_name_prefix="asyncio")
+            loop.set_default_executor(executor)
+            return executor
+        home = home_of(loop)
+        executor = home.run_in_executor
+        if executor is None:
+            # It says by itself that it was shut down.
+            executor = home.run_in_executor = RunInExecutor(loop)
+    return executor
