@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import contextvars
 import functools
+import gc
 import itertools
 import sys
 import threading
@@ -686,6 +687,37 @@ def test_a_task_that_is_cancelled_in_a_map_takes_back_what_has_not_begun(
                 second.open()
         # The worker may have taken up the second one before the task knew.
         assert ran in ([0], [0, 1])
+
+    loops.run(main)
+
+
+@pytest.mark.parametrize("taken", [0, 1], ids=["unused", "begun"])
+def test_a_map_that_is_left_and_forgotten_takes_back_what_has_not_begun(
+    loops: LoopKind, executor_class: type[ThreadPoolExecutor], taken: int
+) -> None:
+    """By ``break``, or before its first item: the loop closes it, as any async generator."""
+    ran: list[int] = []
+    gate = Gate()
+
+    def work(number: int) -> None:
+        if number >= taken:
+            gate.stop_here()
+        ran.append(number)
+
+    async def main() -> None:
+        with executor_class(1) as pool:
+            results = AsyncExecutor(pool).map(work, range(100))
+            if taken:
+                async for _ in results:
+                    break
+            await until(gate.reached.is_set)
+            try:
+                del results
+                gc.collect()
+                await turns()
+            finally:
+                gate.open()
+        assert ran == list(range(taken + 1))
 
     loops.run(main)
 

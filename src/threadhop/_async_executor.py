@@ -11,6 +11,7 @@ from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -174,7 +175,8 @@ class AsyncExecutor(Generic[E]):
 
         Returns an async iterator of the results, in order. An error of a call is raised where its
         result would stand, and ends the iteration. When it is closed, or ended by an error, what
-        has not begun is taken back. Closing is for certain under ``contextlib.aclosing``.
+        has not begun is taken back. Left by ``break`` and forgotten, it is closed by the loop, as
+        any async generator; ``contextlib.aclosing`` closes it at a place that one can name.
 
         Cancellation: of the task that waits for a result: as in ``run``.
 
@@ -189,7 +191,10 @@ class AsyncExecutor(Generic[E]):
             if buffersize < 1:
                 raise ValueError("buffersize must be at least 1, or None")
         arguments = zip(*iterables)  # noqa: B905 - like map(): the shortest decides
-        return _Results(self._start, func, arguments, buffersize)
+        results = _Calls(partial(self._start, func), arguments, buffersize).results()
+        with contextlib.suppress(StopIteration):
+            results.__anext__().send(None)
+        return results
 
     async def shutdown(self, *, cancel_futures: bool = False) -> None:
         """Shut the executor down, and wait until it is, without blocking the loop.
@@ -237,18 +242,16 @@ class AsyncExecutor(Generic[E]):
         await self.shutdown()
 
 
-class _Results(AsyncGenerator[T, None]):
-    """The calls of one ``map``."""
+class _Calls:
+    """The calls of one ``map`` that were started, and whose results nobody has taken."""
 
     def __init__(
         self,
-        start: Callable[..., LoopFuture],
-        func: Callable[..., T],
+        start: Callable[[tuple[Any, ...], dict[str, Any]], LoopFuture],
         arguments: Iterator[tuple[Any, ...]],
         buffersize: int | None,
     ) -> None:
         self._start = start
-        self._func = func
         self._arguments = arguments
         self._futures: deque[LoopFuture] = deque()
         try:
@@ -256,51 +259,42 @@ class _Results(AsyncGenerator[T, None]):
                 if not self._start_next():
                     break
         except BaseException:
-            self._take_back()
+            self.take_back()
             raise
 
     def _start_next(self) -> bool:
         for args in self._arguments:
-            self._futures.append(self._start(self._func, args, {}))
+            self._futures.append(self._start(args, {}))
             return True
         return False
 
-    def _take_back(self) -> None:
+    def take_back(self) -> None:
+        """In the loop thread: cancel what is left."""
         for future in self._futures:
             future.cancel()
             if future.done() and not future.cancelled():
                 future.exception()  # Nobody will ask for it any more: do not log it.
         self._futures.clear()
 
-    def __aiter__(self) -> _Results[T]:
-        return self
+    async def results(self) -> AsyncGenerator[Any, None]:
+        """A real generator: if it is left by ``break`` and forgotten, the loop closes it.
 
-    async def __anext__(self) -> T:
-        if not self._futures:
-            raise StopAsyncIteration
-        future = self._futures[0]
+        ``map`` takes the first item, which is none: the loop knows the generator from then on.
+        """
+        futures = self._futures
         try:
-            self._start_next()
-            self._futures.popleft()
-            if isinstance(future, PatientFuture):
-                future.when_asked = self._take_back
-            result: T = await _wait_for(future)
-        except BaseException:
-            self._take_back()
-            raise
+            yield None
+            while futures:
+                self._start_next()
+                future = futures.popleft()
+                if isinstance(future, PatientFuture):
+                    future.when_asked = self.take_back
+                result = await _wait_for(future)
+                del future  # While the generator is suspended, it keeps no result alive.
+                yield result
+                del result
         finally:
-            del future
-        return result
-
-    async def asend(self, value: None) -> T:
-        return await self.__anext__()
-
-    async def athrow(self, *args: Any) -> T:
-        self._take_back()
-        return await super().athrow(*args)
-
-    async def aclose(self) -> None:
-        self._take_back()
+            self.take_back()
 
 
 async def unwrap_future(future: concurrent.futures.Future[T], backend: str | None = None) -> T:

@@ -8,7 +8,7 @@ said which blocks hold the workers.
 from __future__ import annotations
 
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._errors import ALL_PARKED, log
 from ._pool import WorkerPool
@@ -27,7 +27,7 @@ _WARNED = "_threadhop_warned"
 
 def leave(seat: Seat | Call, towards: Executor | None) -> None:
     """In the worker, which is about to wait: its task is away on the loop, or in *towards*."""
-    executor = seat.executor
+    executor: Any = seat.executor
     counts_itself = type(executor) in _COUNT_THEMSELVES
     if not counts_itself and type(executor) is not ThreadPoolExecutor:
         return
@@ -36,7 +36,7 @@ def leave(seat: Seat | Call, towards: Executor | None) -> None:
     # Noted for at least as long as it counts: whoever finds all of them away knows their lines.
     parked.add(seat)
     if counts_itself:
-        executor.away()  # type: ignore[attr-defined]
+        executor.away()
     # A task that went to another pool comes back by itself, unless all of that is parked, too.
     if _all_parked(executor) and (towards is None or _all_parked(towards)):
         places = tuple(sorted(other.where() for other in parked.copy()))
@@ -62,9 +62,9 @@ def _all_parked(executor: Executor) -> bool:
 
 def come_back(seat: Seat | Call) -> None:
     """In the worker, which goes on."""
-    executor = seat.executor
+    executor: Any = seat.executor
     if type(executor) in _COUNT_THEMSELVES:
-        executor.back()  # type: ignore[attr-defined]
+        executor.back()
     parked = _owner(executor).__dict__.get(_PARKED)
     if parked is not None:
         parked.discard(seat)
