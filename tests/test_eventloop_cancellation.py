@@ -46,8 +46,8 @@ async def cancelled_future() -> None:
 
 def wait_until_posted(count: int = 1) -> None:
     """In the loop thread, which stands still: until that many tasks are on their way to it."""
-    home = asyncio.get_running_loop()._threadhop_home  # type: ignore[attr-defined]
-    wait_until(lambda: len(home._ready) == count)
+    home = asyncio.get_running_loop()._threadhop_loop  # type: ignore[attr-defined]
+    wait_until(lambda: len(home._queue) == count)
 
 
 class Trail:

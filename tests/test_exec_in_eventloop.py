@@ -660,7 +660,7 @@ def test_on_a_closed_loop_it_is_refused(
     assert ended.wait(LIMIT)
     assert [type(error) for error in errors] == [RuntimeError, RuntimeError]
     assert all("loop that this worker works for is closed" in str(error) for error in errors)
-    assert all(error.__suppress_context__ for error in errors)
+    assert all(error.__context__ is None or error.__suppress_context__ for error in errors)
     assert not task.done()
     errors.clear()
     del task, loop

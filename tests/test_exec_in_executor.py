@@ -959,25 +959,22 @@ def test_a_timeout_around_a_running_function_does_not_wait_for_it(
 # --- cancellation and the worker at the same moment
 
 
-class LyingLock:
-    """The claim of a call: *before* happens just before the first who asks for it gets it."""
+class LyingClaim(dict[str, Any]):
+    """The attributes of a call: *before* happens once, just before somebody claims it."""
 
-    def __init__(self, before: Callable[[], object]) -> None:
-        self._lock = threading.Lock()
-        self._before: Callable[[], object] | None = before
+    def __init__(self, call: Any, before: Callable[[], object]) -> None:
+        super().__init__(call.__dict__)
+        self._before = [before]
+        call.__dict__ = self
 
-    def acquire(self, blocking: bool = True) -> bool:
-        before, self._before = self._before, None
-        if before is not None:
-            before()
-        return self._lock.acquire(blocking)
-
-    def locked(self) -> bool:
-        return self._lock.locked()
+    def setdefault(self, name: str, claim: Any = None) -> Any:
+        if name == "claimed" and self._before:
+            self._before.pop()()
+        return super().setdefault(name, claim)
 
 
 class Futureless(HeldExecutor):
-    """Returns no future, so the claim alone decides."""
+    """Returns no future, so the claims alone decide."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         super().submit(fn, *args, **kwargs)
@@ -985,7 +982,10 @@ class Futureless(HeldExecutor):
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["plain", "coroutine"])
 def test_a_cancellation_that_overtakes_the_worker_wins(loops: LoopKind, asynchronous: bool) -> None:
-    """1. the worker has the job in hand; 2. cancel() takes the claim; 3. the worker wants it."""
+    """1. the worker has the job in hand; 2. cancel() claims it; 3. the worker wants it.
+
+    Or has looked before, and found no claim.
+    """
     executor = Futureless()
     ran: list[bool] = []
 
@@ -1003,11 +1003,45 @@ def test_a_cancellation_that_overtakes_the_worker_wins(loops: LoopKind, asynchro
         def cancel_from_worker() -> None:
             asyncio.run_coroutine_threadsafe(cancel(), loop).result(LIMIT)
 
-        future.call._claim = LyingLock(cancel_from_worker)
+        LyingClaim(future.call, cancel_from_worker)
         executor.start()
         error = await outcome(future)
         assert (type(error), error.args) == (asyncio.CancelledError, ("first",))
         await until(lambda: not executor.threads[0].is_alive())
+        assert not ran
+
+    loops.run(main)
+
+
+def test_a_worker_that_comes_second_does_not_touch_the_call(loops: LoopKind) -> None:
+    """1. the worker finds no claim; 2. cancel() claims; 3. so does the worker; 4. cancel() goes on.
+
+    Until then the call is whole, so nothing but the order of the claims keeps the worker from it.
+    """
+    executor = Futureless()
+    ran: list[bool] = []
+    claimed = threading.Event()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop_thread = here()
+        future: Any = exec_in_executor(executor, ran.append, True)
+
+        class Claim(dict[str, Any]):
+            def setdefault(self, name: str, claim: Any = None) -> Any:
+                if here() == loop_thread:
+                    first = super().setdefault(name, claim)
+                    claimed.set()
+                    executor.shutdown()  # waits for the worker
+                    return first
+                loop.call_soon_threadsafe(future.cancel, "first")
+                assert claimed.wait(LIMIT)
+                return super().setdefault(name, claim)
+
+        future.call.__dict__ = Claim(future.call.__dict__)
+        executor.start()
+        error = await outcome(future)
+        assert (type(error), error.args) == (asyncio.CancelledError, ("first",))
         assert not ran
 
     loops.run(main)
@@ -1040,7 +1074,7 @@ def test_a_worker_that_overtakes_the_cancellation_is_told(
             executor.start()
             assert (stop.started if asynchronous else gate.reached).wait(LIMIT)
 
-        future.call._claim = LyingLock(let_the_worker_in)
+        LyingClaim(future.call, let_the_worker_in)
         assert future.cancel("too late")
         assert future.cancelled()
         gate.open()
@@ -1060,28 +1094,28 @@ def test_a_coroutine_that_is_cancelled_while_its_task_is_made_is_cancelled(
     Whoever cancels just before or just after it tells, reaches the task: it is not for nothing
     that each of the two writes before it reads.
     """
-    from threadhop import _calls
-    from threadhop._backends._deliveries import CallForLoop
+    from threadhop._backends import _call
+    from threadhop._cancel_token import CancelToken
 
     gate = Gate()
     stop = Stop()
 
-    class Paused(CallForLoop):
+    class Paused(CancelToken):
         __slots__ = ()
 
         @property
-        def _own(self) -> Any:
-            return self.__dict__.get("_own")
+        def _listeners(self) -> Any:
+            return self.__dict__.get("_listeners", ())
 
-        @_own.setter
-        def _own(self, value: Any) -> None:
-            if value is not None and moment == "before":
+        @_listeners.setter
+        def _listeners(self, value: Any) -> None:
+            if value and moment == "before":
                 gate.stop_here()
-            self.__dict__["_own"] = value
-            if value is not None and moment == "after":
+            self.__dict__["_listeners"] = value
+            if value and moment == "after":
                 gate.stop_here()
 
-    monkeypatch.setattr(_calls, "CallForLoop", Paused)
+    monkeypatch.setattr(_call, "CancelToken", Paused)
 
     async def main() -> None:
         future = exec_in_executor(executor, stop)

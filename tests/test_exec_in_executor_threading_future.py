@@ -504,25 +504,28 @@ def test_a_function_that_hears_of_the_cancellation_at_once_does_not_overtake_it(
 
     The future is cancelled, and not one that failed with an error of asyncio.
     """
-    from threadhop._backends._deliveries import CallForThreads
+    from threadhop._cancel_token import CancelToken
 
-    tell = CallForThreads.tell_cancelled
+    request = CancelToken.request
     started = threading.Event()
+    told: list[Any] = []
 
-    def tell_and_let_it_end(call: CallForThreads, args: tuple[Any, ...]) -> None:
-        tell(call, args)
+    def tell_and_let_it_end(token: CancelToken, why: Any) -> None:
+        request(token, why)
+        told.append(why)
         pool.submit(str).result(LIMIT)
 
     def work() -> None:
         started.set()
         wait_until(check_cancelled)
 
-    monkeypatch.setattr(CallForThreads, "tell_cancelled", tell_and_let_it_end)
+    monkeypatch.setattr(CancelToken, "request", tell_and_let_it_end)
     with executor_class(1) as pool:
         future = exec_in_executor_threading_future(pool, work)
         assert started.wait(LIMIT)
         assert future.cancel()
         assert future.cancelled()
+    assert told == [()]
 
 
 # --- the rest of what such a future can do

@@ -15,7 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from ._backends._deliveries import CallForLoop
+from ._backends._call import Call
 from ._backends._futures import LoopFuture, PatientFuture
 from ._calls import check_callable, check_executor
 from ._errors import NO_RUNNING_LOOP, NO_TRIO
@@ -148,8 +148,8 @@ class AsyncExecutor(Generic[E]):
         check_callable("AsyncExecutor.run()", func)
         _backend(self._backend)
         loop = _running_loop("AsyncExecutor.run()")
-        call = CallForLoop(self._executor, loop, func, args, kwargs, self._handle_contexts)
-        return call.start_with(PatientFuture)
+        call = Call(self._executor, loop, func, args, kwargs, self._handle_contexts)
+        return call.start(PatientFuture)
 
     @overload
     def map(
@@ -320,5 +320,5 @@ async def unwrap_future(future: concurrent.futures.Future[T], backend: str | Non
     _check_backend(backend)
     _backend(backend)
     loop = _running_loop("unwrap_future()")
-    result: T = await _wait_for(CallForLoop.of_future(future, loop))
+    result: T = await _wait_for(Call.of_future(future, loop))
     return result

@@ -55,7 +55,7 @@ class ThreadpoolBlock:
         if executor is None:
             executor = _settings.executor
             if executor is None:
-                executor = strand.default_executor()
+                executor = strand.loop.default_executor(strand)
         return strand.enter(self, executor)
 
     def __aexit__(
@@ -68,7 +68,7 @@ class ThreadpoolBlock:
             return self._stay()
         strand = current_strand_or_none()
         if strand is None or not strand.has_entered(self):
-            if strand is not None and strand.is_lost and exc is not None:
+            if strand is not None and strand.is_abandoned and exc is not None:
                 return stay()
             return _left_elsewhere(exc)
         if exc is not None:
@@ -127,7 +127,7 @@ class eventloop:  # noqa: N801 - reads like a keyword
     def __aenter__(self) -> Coroutine[Any, Any, None]:
         strand = current_strand_or_none()
         if strand is not None and strand.entries:
-            return strand.enter_home(self, sys._getframe(1))
+            return strand.enter_loop_part(self, sys._getframe(1))
         if _get_running_loop() is None:
             raise RuntimeError(NO_LOOP_PART)
         return stay()
@@ -142,7 +142,7 @@ class eventloop:  # noqa: N801 - reads like a keyword
             return self._stay()
         strand = current_strand_or_none()
         if strand is None or not strand.has_entered(self):
-            if strand is not None and strand.is_lost and exc is None:
+            if strand is not None and strand.is_abandoned and exc is None:
                 # What comes next belongs on the worker. It must not run here.
                 raise RuntimeError(WORKER_GONE)
             return stay()

@@ -12,9 +12,9 @@ from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar, overload
 
 from . import _parking, _settings
-from ._backends._deliveries import CallForLoop, CallForThreads
+from ._backends._asyncio import default_executor_of
+from ._backends._call import Call
 from ._backends._futures import LoopFuture
-from ._backends._home import default_executor_of
 from ._errors import (
     FORGOT_CALL_OF,
     NO_CALLER,
@@ -122,7 +122,7 @@ def exec_in_executor(
         executor = _settings.executor
         if executor is None:
             executor = default_executor_of(loop)
-    return CallForLoop(executor, loop, func, args, kwargs, True).start_with(LoopFuture)
+    return Call(executor, loop, func, args, kwargs, True).start(LoopFuture)
 
 
 @overload
@@ -167,7 +167,7 @@ def exec_in_executor_threading_future(
         executor = _settings.executor
         if executor is None:
             executor = _shared_pool() if loop is None else default_executor_of(loop)
-    return CallForThreads(executor, loop, func, args, kwargs, True).start_with_future()
+    return Call(executor, loop, func, args, kwargs, True).start_for_threads()
 
 
 _shared_pool_lock = threading.Lock()
@@ -225,8 +225,15 @@ def exec_in_eventloop(func: Callable[..., Any], /, *args: Any, **kwargs: Any) ->
     caller = None if seat is None else seat.caller
     if seat is None or caller is None:
         raise RuntimeError(NO_CALLER)
+    _need_frames(20)
     _parking.leave(seat, None)
     try:
         return caller.call_home(functools.partial(func, *args, **kwargs))
     finally:
         _parking.come_back(seat)
+
+
+def _need_frames(count: int) -> None:
+    """Raise RecursionError before anything has begun rather than half-way through it."""
+    if count:
+        _need_frames(count - 1)

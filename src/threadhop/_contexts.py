@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from contextvars import Context, ContextVar, Token
+from contextvars import Context, ContextVar, Token, copy_context
 from typing import Any
 
 Tokens = dict[ContextVar[Any], Token[Any]]
@@ -53,8 +53,8 @@ def carry_over(theirs: Context, base: Context, tokens: Tokens) -> bool:
     variable could not be unset for want of a Token: the code that set it has that.
     """
     complete = True
-    # As a rule nothing changed. Then all of theirs is in base, so with as many variables in both
-    # there is nothing more in base either.
+    # Usually nothing changed. If every variable of *theirs* has the same value in *base*, and both
+    # hold equally many, *base* has no variable that *theirs* lacks, and the second loop is skipped.
     changed = len(theirs) != len(base)
     for var, value in theirs.items():
         if base.get(var, _UNSET) is not value:
@@ -71,3 +71,81 @@ def carry_over(theirs: Context, base: Context, tokens: Tokens) -> bool:
                 else:
                     complete = False
     return complete
+
+
+class TaskVariables:
+    """The context variables of a task that is here and there: on its loop, and on workers.
+
+    Touched by the thread that drives the task, and handed over with it: no field needs a lock.
+    """
+
+    __slots__ = (
+        "_loop_snapshot",
+        "_loop_tokens",
+        "_worker_snapshot",
+        "worker_context",
+        "worker_tokens",
+    )
+
+    #: As they were when the task left the loop. Back there it is forgotten, unless the worker
+    #: Context holds the same still.
+    _loop_snapshot: Context | None
+    #: One Context for all workers of the task, made by the first; and what unsets its variables.
+    worker_context: Context | None
+    worker_tokens: Tokens
+    #: What that Context had taken over when the body began to run in it; None if it has yet to.
+    _worker_snapshot: Context | None
+    #: What unsets the variables that bodies have set on the loop.
+    _loop_tokens: Tokens | None
+
+    def __init__(self) -> None:
+        self._loop_snapshot = self._loop_tokens = None
+        self.worker_context = self._worker_snapshot = None
+
+    def leave_loop(self) -> None:
+        """In the coroutine, on the loop, in the Context of the task."""
+        # Others may change the variables while the task is away, if they share its Context.
+        snapshot, last = copy_context(), self._loop_snapshot
+        if last is None or not is_unchanged(snapshot, last):
+            self._worker_snapshot = None
+        self._loop_snapshot = snapshot
+
+    def load(self) -> BaseException | None:
+        """In a worker: give the worker Context the variables of the task, or return why not."""
+        if self._worker_snapshot is not None:
+            return None
+        context, values = self.worker_context, self._loop_snapshot
+        assert values is not None, "kept since the task left the loop"
+        problem = None
+        try:
+            # If a variable cannot be unset, start anew. Tokens from here are worth nothing then,
+            # but values come first. It takes another task that shares the Context to come to this.
+            if context is None or not context.run(carry_over, values, context, self.worker_tokens):
+                context = self.worker_context = Context()
+                self.worker_tokens = {}
+                context.run(fill, values, self.worker_tokens)
+        except BaseException as exc:
+            problem = exc
+        assert context is not None, "made here if there was none"
+        self._worker_snapshot = context.copy()
+        return problem
+
+    def write_back(self) -> None:
+        """In the coroutine, back on the loop: write the variables that the body changed."""
+        context, snapshot = self.worker_context, self._worker_snapshot
+        assert context is not None, "made by the worker that the task comes from"
+        assert snapshot is not None, "by the same"
+        if not is_unchanged(context, snapshot):
+            values, self._loop_snapshot = self._loop_snapshot, None
+            assert values is not None, "kept since the task left the loop"
+            if self._loop_tokens is None:
+                self._loop_tokens = {}
+            carry_over(context, values, self._loop_tokens)
+
+    def stay_on_loop(self) -> None:
+        """In the coroutine: it came to no worker, so no worker Context has its variables."""
+        self._loop_snapshot = None
+
+    def forget(self) -> None:
+        """In any thread: the task will never go on."""
+        self._loop_snapshot = self._worker_snapshot = None

@@ -9,71 +9,114 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._outcome import Ended
 
+if TYPE_CHECKING:
+    from ._contexts import Tokens
+    from ._strand import Strand
 
-class LoopSide(ABC):
-    """The part of a strand that depends on the loop."""
+
+class Suspension(ABC):
+    """A task that waits: on its loop, or to go on in a parked worker. One for each time it leaves.
+
+    What may happen to it, and who may call:
+
+    - ``resume()``, from any thread, any number of times, also at once. The first call that gets
+      through resumes the task; for all others the task is gone, and they do nothing. So whoever
+      was interrupted in the middle of a hand-over may simply repeat it.
+    - nothing more. A task that nobody resumes waits until it is cancelled, or its loop is closed.
+
+    The thread that calls ``resume()`` must not look at the strand after it: another thread may
+    drive the task before the call returns.
+    """
 
     __slots__ = ()
 
     @abstractmethod
-    def leave_home(self, error: BaseException | None, /) -> Coroutine[Any, Any, None]:
-        """In the coroutine: suspend the task on its loop, which calls ``depart_from_home``.
+    def resume(self) -> None:
+        """In any thread: have the task go on where it waits. At most once takes effect."""
 
-        When it is resumed, wherever that is: ``arrive(error)``.
-        """
+
+class LoopSuspension(Suspension):
+    """A task that is suspended on its loop while it is away: from its departure to its return."""
+
+    __slots__ = ()
 
     @abstractmethod
-    def post_home(self) -> None:
-        """In any thread: have the loop resume the task."""
-
-    @abstractmethod
-    def post_end(self, ended: Ended) -> None:
+    def finish(self, ended: Ended) -> None:
         """In a worker: have the loop finish the task, whose coroutine is at its end."""
 
     @abstractmethod
-    def lose(self) -> None:
-        """In any thread: the loop is closed, so the task will never be resumed."""
+    def forget_task(self) -> None:
+        """In any thread: the task will never be resumed."""
 
     @abstractmethod
-    def watch_task(self) -> None:
-        """In a worker that will park: have ``home_is_gone`` tell when the task has ended, too."""
+    def watch_task(self) -> Callable[[], bool]:
+        """In a worker that has the task: return what tells whether the task has ended.
+
+        It does not keep the task alive.
+        """
 
     @abstractmethod
-    def home_is_closed(self) -> bool:
-        """In any thread: whether the loop is closed."""
+    def count_cancels(self) -> int:
+        """In a worker that has the task: how often it was cancelled, and that was not undone."""
+
+
+class Loop(ABC):
+    """An event loop, for all its tasks."""
+
+    __slots__ = ()
+
+    #: As ``sys.get_asyncgen_hooks()`` gives them on the loop thread.
+    asyncgen_hooks: tuple[Any, ...]
 
     @abstractmethod
-    def home_is_gone(self) -> bool:
-        """In any thread: whether the task can never come back from the loop any more."""
+    def suspend(self, strand: Strand) -> LoopSuspension:
+        """In the coroutine, on the loop: what the task yields to wait.
+
+        Once the task is suspended the loop calls ``strand.leave_loop()``.
+        """
 
     @abstractmethod
-    def get_loop(self) -> Any:
-        """The loop itself."""
+    def is_closed(self) -> bool:
+        """In any thread."""
 
     @abstractmethod
-    def default_executor(self) -> Executor:
+    def is_gone(self) -> bool:
+        """In any thread: whether no task comes back from the loop any more."""
+
+    @abstractmethod
+    def default_executor(self, strand: Strand) -> Executor:
         """In the coroutine: the loop's own executor. A worker may have to wait for it."""
 
     @abstractmethod
-    def cancellation(self, args: tuple[Any, ...] | str | None = None) -> BaseException:
-        """A new error of the kind by which this loop cancels; by default with ``cancelled``."""
+    def cancellation(self, why: Any) -> BaseException:
+        """A new error of the kind by which this loop cancels.
+
+        *why* is what the loop handed to ``CancelToken.request``, or a message.
+        """
 
     @abstractmethod
     def is_cancellation(self, error: BaseException | None) -> bool:
         """Whether *error* is of that kind."""
 
     @abstractmethod
+    def why(self, error: BaseException) -> Any:
+        """What ``cancellation`` makes an error like *error* of."""
+
+    @abstractmethod
     def count_cancels(self) -> int:
-        """In the coroutine: how often the task has been cancelled, and that was not undone."""
+        """In the coroutine, on the loop: as ``LoopSuspension.count_cancels``."""
 
     @abstractmethod
-    async def let_pending_cancellation_out(self) -> None:
-        """In the coroutine, at home: raise a cancellation that the task has not been told yet."""
+    def let_pending_cancellation_out(self) -> Coroutine[Any, Any, None]:
+        """In the coroutine, on the loop: raise a cancellation that the task was not told yet."""
 
     @abstractmethod
-    def call_home(self, func: Callable[[], Any]) -> Any:
-        """In the worker: call *func* on the loop, and wait."""
+    def call(self, strand: Strand, func: Callable[[], Any], tokens: Tokens) -> Any:
+        """In a worker of *strand*: call *func* on the loop, and wait.
+
+        *tokens* belongs to the current Context.
+        """

@@ -45,7 +45,7 @@ def check_cancelled() -> None:
         return
     seat = here.seat
     caller = None if seat is None else seat.caller
-    if caller is not None and caller.cancelled is not None:
+    if caller is not None and caller.token.why is not None:
         raise caller.cancellation()
 
 
@@ -103,7 +103,7 @@ class cancellation_guard:  # noqa: N801 - reads like a keyword
         strand = current_strand()
         strand.guards += (
             Guarded(
-                self, strand.count_cancels(), strand.seen_cancels, strand.cancelled is not None
+                self, strand.count_cancels(), strand.token.count, strand.token.why is not None
             ),
         )
 
@@ -120,17 +120,17 @@ class cancellation_guard:  # noqa: N801 - reads like a keyword
         at = max(at for at, guarded in enumerate(guards) if guarded.guard is self)
         guarded = guards[at]
         strand.guards = guards[:at] + guards[at + 1 :]
-        if isinstance(exc, STRONGER) or strand.is_cancellation(exc):
+        if isinstance(exc, STRONGER) or strand.loop.is_cancellation(exc):
             return
-        known = strand.cancelled is not None and not guarded.was_cancelled
+        known = strand.token.why is not None and not guarded.was_cancelled
         if not known and strand.count_cancels() <= guarded.cancels:
             return
-        if strand.place is None:
+        if strand.job is None:
             # If the task has not even been told, its next await is where it learns it.
-            await strand.let_pending_cancellation_out()
-        args = _args_in_chain(exc, strand.is_cancellation)
-        if args is None and strand.seen_cancels > guarded.seen_cancels:
-            args = strand.seen_args
+            await strand.loop.let_pending_cancellation_out()
+        args = _args_in_chain(exc, strand.loop.is_cancellation)
+        if args is None and strand.token.count > guarded.seen_cancels:
+            args = strand.token.last_why
         try:
             raise strand.cancellation(GUARDED if args is None else args)
         finally:

@@ -1,28 +1,33 @@
 """A worker thread that is reserved for one task, from the entry of a block to its exit.
 
-A seat is booked by submitting it to the executor as a job. It may happen that the job is never
-run, so the booking ends in one of several ways, each in a thread of its own:
+The task asks the executor for a worker by submitting the seat as a job. It may happen that the job
+is never run, so the request ends in one of several ways, each in a thread of its own:
 
 - a worker runs the job                        (the worker)
 - the task is cancelled while the job waits    (the loop thread)
 - the executor drops the job                   (whoever shuts it down, or a worker)
 - ``submit`` raises, or runs the job inline    (the thread that the task is leaving)
 
-They may all happen at once. A lock is the claim on the booking: whoever acquires it first acts,
-and the others see that they came too late and do nothing. It is never released.
+They may all happen at once. Each says what it claims by one ``setdefault``, a single step on every
+build, and the first one decides. If that is a worker, it drives the task. If it is a failure, the
+task goes on where it came from; all who see that may resume it, for a suspension is resumed at most
+once. So ``fail`` has no moment at which an interruption would lose the task: whoever comes next
+finishes what it began.
 """
 
 from __future__ import annotations
 
+import queue
 import sys
-from _thread import allocate_lock, get_ident
+from _thread import get_ident
 from concurrent.futures import Executor, Future
-from types import CodeType, FrameType
+from types import CodeType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _parking
+from ._contract import Suspension
 from ._driver import where_suspended
-from ._errors import DROPPED, INLINE, NOT_RUN, PICKLED
+from ._errors import DROPPED, INLINE, NOT_RUN, PICKLED, WORKER_GONE
 from ._executors import book
 from ._whereabouts import here
 
@@ -32,53 +37,57 @@ if TYPE_CHECKING:
 #: Seconds after which a parked worker looks whether its loop is still there.
 POLL = 1.0
 
+#: What ``fail`` claims with if the task was cancelled.
+_CANCELLED = "the task was cancelled"
+
 
 class Seat:
-    """One booking of one worker of *executor*, and the job that it runs."""
+    """One request for one worker of *executor*, and the job that it runs."""
 
     # As in a strand: what many of them need at once is in slots, the rest in the ``__dict__``.
-    __slots__ = ("__dict__", "_claim", "_code", "_instruction", "executor", "strand")
+    __slots__ = (
+        "__dict__",
+        "_waiting",
+        "code",
+        "executor",
+        "instruction",
+        "strand",
+    )
 
-    #: Where the task goes if the booking fails; None is the loop.
-    _origin: Seat | None = None
+    #: What became of the request. A worker claims it with its thread's ident, a failure with an error
+    #: or its text. Written once, by ``setdefault``: a job that waits has no ``__dict__`` yet.
+    claimed: int | BaseException | str | None = None
     #: The thread that submits the job to an executor that might run it right there.
     _submitter = 0
-    #: Closed while the worker is parked; opening it hands the task over. Made before the worker
-    #: lets go of the task, so whoever has the task finds it.
-    _gate: Any = None
+    #: The tasks that want to go on in this worker while it is parked; None releases it. Made by the
+    #: worker before it lets go of the task, so whoever has the task finds it.
+    _inbox: queue.SimpleQueue[ParkedTask | None] | None = None
     #: Where the task is while the worker is parked; None is the loop.
     _towards: Executor | None = None
-    #: Whether the parked worker has given up. Written by it before it looks at the gate for the
-    #: last time, read after the gate was opened.
-    _vacant = False
+    #: Whether the parked worker has given up. Written by it before it looks into the inbox for the
+    #: last time, read after something was put there.
+    is_vacant = False
 
-    def __init__(self, executor: Executor, strand: Strand, origin: Seat | None) -> None:
+    def __init__(self, executor: Executor, strand: Strand, waiting: Suspension) -> None:
         self.executor = executor
         #: None when the seat has no more to do with the task: the executor may keep the job for
-        #: long. Written by the winner of a claim that ends the booking, and by who abandons it.
+        #: long. Written by whoever ends the request, and by who releases the worker.
         self.strand: Strand | None = strand
-        self._claim = allocate_lock()
-        #: Where the block stands: cheaper to keep than its line, which is rarely wanted.
-        self._code: CodeType | None = None
-        self._instruction = 0
-        if origin is not None:
-            self._origin = origin
-
-    # In the coroutine.
-
-    def note_line(self, frame: FrameType) -> None:
-        """The block that booked it begins there."""
-        if self._code is None:
-            self._code = frame.f_code
-            self._instruction = frame.f_lasti
+        #: Where the task waits, and goes on if the request fails.
+        self._waiting: Suspension | None = waiting
+        #: Where the block stands: cheaper to keep than its line, which is rarely wanted. Written by
+        #: the coroutine when it is there.
+        self.code: CodeType | None = None
+        self.instruction = 0
 
     # In the thread that the task is leaving.
 
-    def book(self) -> None:
+    def request_worker(self) -> None:
         """Ask the executor for a worker. Whatever goes wrong is told to the task."""
         strand = self.strand
-        assert strand is not None, "a seat is booked once"
-        strand.booking = self
+        assert strand is not None, "a worker is requested once"
+        token = strand.token
+        token.queued_job = self
         try:
             book(self)
         except BaseException as exc:
@@ -86,11 +95,8 @@ class Seat:
             # its way, and what we know of the error is not for it.
             if not self.fail(exc) and not isinstance(exc, Exception):
                 raise
-        # A cancel may have come before it could see the booking. The loop thread writes
-        # `cancelled`, then reads `booking`; we did it the other way round, so one of the two
-        # sees the other, and the claim decides between them. (The locks of the executor order our
-        # write and our read on builds without a GIL, the one in cancel() those of the loop.)
-        if strand.cancelled is not None:
+        # A cancel may have come before it could see the job, see ``_cancel_token``.
+        if token.why is not None:
             self.fail(None)
 
     def submit(self) -> None:
@@ -102,110 +108,133 @@ class Seat:
     # In any thread.
 
     def fail(self, error: BaseException | str | None) -> bool:
-        """End the booking, unless a worker or somebody else was faster.
+        """End the request, unless a worker was faster. True if this is what the task hears of.
 
-        The task goes on where it came from, with *error*; None if it was cancelled.
+        The task goes on where it came from, with *error*; None if it was cancelled. May be repeated,
+        and be called by several threads at once.
         """
-        if not self._claim.acquire(False):
+        failure = _CANCELLED if error is None else error
+        first = self.__dict__.setdefault("claimed", failure)
+        if type(first) is int:
             return False
-        strand, self.strand = self.strand, None
-        assert strand is not None, "only the winner of the claim takes the strand"
-        strand.failure = error
-        strand.booking = None
-        strand.resume_at(self._origin)
-        return True
+        waiting = self._waiting
+        if waiting is not None:
+            waiting.resume()
+        self._waiting = self.strand = None
+        return first is failure
 
     def is_done(self, future: Future[None]) -> None:
         """The executor has finished with the job; perhaps without ever running it.
 
         It may call this under its own lock, so nothing here calls the executor.
         """
-        if self._claim.locked():  # The usual case. Not a decision: fail() takes that.
+        if self.claimed is not None:  # The usual case. Not a decision: fail() takes that.
             return
         if future.cancelled():
             self.fail(DROPPED)
         else:
             self.fail(future.exception() or NOT_RUN)
 
+    # In the coroutine, which did not get there.
+
+    def take_failure(self) -> BaseException | str | None:
+        """Why the task cannot go on here; None if it was cancelled, or if nobody knows."""
+        if self.is_vacant:
+            return WORKER_GONE
+        failure = self.claimed
+        if failure is _CANCELLED or failure is None or isinstance(failure, int):
+            return None
+        self.claimed = _CANCELLED  # The executor may keep the job for long.
+        return failure
+
     # In the worker.
 
     def __call__(self) -> None:
         """The job: drive the task for as long as it has this seat."""
-        if self._submitter == get_ident():
+        thread = get_ident()
+        if self._submitter == thread:
             self.fail(INLINE)
             return
-        if not self._claim.acquire(False):
+        if self.claimed is not None or self.__dict__.setdefault("claimed", thread) is not thread:
             return
         strand = self.strand
-        assert strand is not None, "only the winner of the claim takes the strand"
-        strand.booking = None
-        if self._origin is not None:
-            self._origin = None
-        if strand.home_is_closed():
-            strand.lose()
+        assert strand is not None, "only a failure takes the strand away"
+        strand.token.queued_job = self._waiting = None
+        if strand.loop.is_closed():
+            strand.abandon()
             return
         # An executor that helps out while it waits may run a job inside another one.
         outer, here.seat = here.seat, self
         # Hooks are a matter of the thread. Without the loop's own, an async generator that is
         # first iterated in the body would never be finalized.
         hooks = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(*strand.asyncgen_hooks)
+        sys.set_asyncgen_hooks(*strand.loop.asyncgen_hooks)
         try:
-            while strand.drive_in_worker(self) and self._park(strand):
-                pass
+            while strand.drive(self):
+                next_one = self._park(strand)
+                if next_one is None:
+                    break
+                strand = next_one
         finally:
             sys.set_asyncgen_hooks(*hooks)
             here.seat = outer
 
-    def close_gate(self, towards: Executor | None) -> None:
-        """Get ready to be parked while the task is away on the loop, or on a worker of *towards*.
+    def prepare_to_park(self, towards: Executor | None) -> None:
+        """Get ready to wait while the task is away on the loop, or on a worker of *towards*.
 
         Called while the task is still here.
         """
         self._towards = towards
-        if self._gate is None:
-            self._gate = allocate_lock()
-            self._gate.acquire()
+        if self._inbox is None:
+            self._inbox = queue.SimpleQueue()
 
-    def _park(self, strand: Strand) -> bool:
-        """Wait for the task to come back. False if it never will.
+    def _park(self, strand: Strand) -> Strand | None:
+        """Wait for a task that wants to go on here. None if there never will be one.
 
         No frame of this thread refers to the coroutine now, so one that is forgotten by everybody
         can still be closed by the garbage collector.
         """
+        inbox = self._inbox
+        assert inbox is not None, "made before the task left"
         _parking.leave(self, self._towards)
         try:
-            while not self._gate.acquire(timeout=POLL):
-                if strand.home_is_gone():
-                    self._vacant = True
-                    # The task may come just now. One of the two gets the gate.
-                    if self._gate.acquire(False):
-                        self._vacant = False
-                        break
-                    if strand.left_for_home(self):
-                        strand.lose()
-                    return False
+            while True:
+                try:
+                    parked_task = inbox.get(True, POLL)
+                except queue.Empty:
+                    if not strand.is_gone():
+                        continue
+                    self.is_vacant = True
+                    # The task may come just now. Either it is found here, or who put it sees that
+                    # nobody is there; if both, the one that takes the task has it.
+                    try:
+                        parked_task = inbox.get_nowait()
+                    except queue.Empty:
+                        if strand.is_in_loop_part_of(self):
+                            strand.abandon()
+                        return None
+                    self.is_vacant = False
+                if parked_task is None:
+                    return None
+                if (found := parked_task.take()) is not None:
+                    return found
         finally:
             _parking.come_back(self)
-        return self.strand is not None
 
     # In the thread that has the task.
 
-    def is_taken(self) -> bool:
-        """Whether a worker sits here. (A seat that is not yet booked, nobody else can claim.)"""
-        return self._claim.locked()
+    def put(self, parked_task: ParkedTask) -> None:
+        """Have the parked worker go on with the task."""
+        assert self._inbox is not None, "made before the worker parked"
+        self._inbox.put(parked_task)
+        if self.is_vacant and (strand := parked_task.take()) is not None:
+            strand.worker_is_gone()
 
-    def open_gate(self) -> bool:
-        """Hand the task over to the parked worker. False if that has gone, and nobody has it."""
-        gate = self._gate
-        gate.release()
-        return not self._vacant or not gate.acquire(False)
-
-    def abandon(self) -> None:
+    def release_worker(self) -> None:
         """Send the worker away, if it is parked: the task will not come back."""
         self.strand = None
-        if self._gate is not None:
-            self._gate.release()
+        if self._inbox is not None:
+            self._inbox.put(None)
 
     # In any thread.
 
@@ -215,15 +244,37 @@ class Seat:
         return self.strand
 
     def where(self) -> str:
-        """The ``file:line`` of the block that booked it."""
-        code, strand = self._code, self.strand
+        """The ``file:line`` of the block that asked for the worker."""
+        code, strand = self.code, self.strand
         if code is None:  # Nobody has entered it yet, so it is where its task waits.
             return where_suspended(None if strand is None else strand.coro)
         line = code.co_firstlineno
         for start, end, number in code.co_lines():
-            if start <= self._instruction < end and number is not None:
+            if start <= self.instruction < end and number is not None:
                 line = number
         return f"{code.co_filename}:{line}"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(PICKLED.format(executor=type(self.executor).__qualname__))
+
+
+class ParkedTask(Suspension):
+    """A task that wants to go on in a parked worker."""
+
+    __slots__ = ("_job", "_strand")
+
+    def __init__(self, job: Seat, strand: Strand) -> None:
+        self._job = job
+        #: Whoever takes it out has the task: the worker, or the one who finds the worker gone.
+        self._strand: list[Any] = [strand]
+
+    def resume(self) -> None:
+        self._job.put(self)
+
+    def take(self) -> Strand | None:
+        """The task; None if somebody has taken it before."""
+        try:
+            strand: Strand = self._strand.pop()
+        except IndexError:
+            return None
+        return strand

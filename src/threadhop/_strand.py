@@ -1,46 +1,60 @@
 """A strand: one task's chain of awaits, and the threads that it runs on.
 
-The whole technique is one act, ``_set_out``: the coroutine names the place where it wants to go on
+The whole technique is one act, a *switch*: the coroutine names the place where it wants to go on
 and suspends itself, chain and all. Whoever drives it at that moment (the loop's Task, or a worker
-in ``drive_in_worker``) hands it over to that place, which drives it from then on::
+in ``drive``) hands it over to that place, which drives it from then on::
 
-    loop    Task.step() ──> yield ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─> Task.step()
-                              │ book                                ▲
-    worker                    └──> drive_in_worker() ──> yield ─────┘ resume_at(None)
+    loop    Task.step() ──> yield ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─> Task.step()
+                              │ leave_loop                   ▲
+    worker                    └──> drive() ──> yield ────────┘ suspension.resume()
 
-A place is a ``Seat`` (a reserved worker) or None (the loop, "home"). The entries are a stack:
-``threadpool()`` pushes a seat; leaving a block pops and goes to what is below. A seat whose
+A place is the job of a worker (a ``Seat``) or None, the loop. The entries are a stack: a block
+pushes one with a job; leaving it pops, and goes to the place of the entry below. A worker whose
 executor is wanted again is used again, so a task holds one worker of an executor at most.
 
+Push and pop cannot come apart from the move: the coroutine prepares the new stack, and the driver
+at the target puts it in place (``arrive``) before it resumes the coroutine. If the switch fails,
+the coroutine goes on where it was, with the stack that it had.
+
 Who may touch a strand: the one thread that drives the coroutine. The hand-over (a lock, a queue,
-``call_soon_threadsafe``) passes everything on, so most fields need no lock; the few that others
-touch say so. After a hand-over a driver does not look at the strand again.
+``call_soon_threadsafe``) passes everything on, so no field needs a lock; the few that others touch
+say so. After a hand-over a driver does not look at the strand again.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
-from contextvars import Context, copy_context
 from types import FrameType
 from typing import Any, NamedTuple
 
-from ._contexts import Tokens, carry_over, fill, is_unchanged
-from ._contract import LoopSide
+from ._cancel_token import CancelToken
+from ._contexts import TaskVariables
+from ._contract import Loop, LoopSuspension
 from ._driver import step, where_suspended
-from ._errors import NOT_DRIVEN, WORKER_GONE, log
+from ._errors import LOOP_CLOSED, LOOP_STOPPED, NOT_DRIVEN, TASK_LEFT, log
 from ._outcome import Ended
-from ._seat import Seat
-from ._traps import stay, travel
+from ._seat import ParkedTask, Seat
+from ._traps import enter, leave, stay
 
 #: Win over a cancellation when they leave the body of a block.
 STRONGER = (KeyboardInterrupt, SystemExit)
 
 
-#: A context manager that is entered, the place where its body runs, the id of the frame that
-#: entered it, and how often the task had been cancelled by then (counted for loop parts only).
-Entry = tuple[object, "Seat | None", int, int]
+class Entry:
+    """A context manager that is entered, and where its body runs."""
+
+    # No __init__: it is made on the way of every block.
+    __slots__ = ("cancels", "frame_key", "job", "manager")
+
+    manager: object
+    #: None: the loop.
+    job: Seat | None
+    #: The id of the frame that entered it; 0 if that is not known.
+    frame_key: int
+    #: Of a loop part: how often the task had been cancelled when it was entered.
+    cancels: int
 
 
 class Guarded(NamedTuple):
@@ -55,146 +69,159 @@ class Guarded(NamedTuple):
     was_cancelled: bool
 
 
-class Strand(LoopSide):
-    """The part that is the same on every kind of loop; a backend adds the loop's side."""
+class Strand:
+    """One task, wherever it is."""
 
     # Many may wait for a worker at once, so what each one has is in slots. What few of them ever
     # write is in the ``__dict__``, which does not exist before that.
     __slots__ = (
         "__dict__",
         "_entering",
-        "_heading",
-        "_home_values",
-        "_stays",
-        "_taken_over",
-        "_unpack",
-        "_worker_context",
-        "asyncgen_hooks",
-        "booking",
-        "cancelled",
+        "_new_entries",
+        "_parked_task",
+        "_target",
         "coro",
         "entries",
-        "failure",
-        "place",
-        "worker_tokens",
+        "job",
+        "loop",
+        "suspension",
+        "token",
+        "variables",
     )
 
-    #: Where the coroutine is driven now. Written by that driver.
-    place: Seat | None
-    #: None while the task is at home: a parked worker must not keep it alive.
+    loop: Loop
+    #: What the task waits for on its loop, from its departure to its return; else None.
+    suspension: LoopSuspension | None
+    #: The job of the worker that drives the coroutine; None: the loop does. Written by the driver.
+    job: Seat | None
+    #: None while the task is on the loop: a parked worker must not keep it alive.
     coro: Coroutine[Any, Any, Any] | None
-    #: Why the last booking failed, as an error or in words. Written by the winner of its claim.
-    failure: BaseException | str | None
-    #: The seat that is asked for and not yet taken. Written by the thread that leaves, cleared by
-    #: the winner of the claim, read by the loop thread when it cancels.
-    booking: Seat | None
-    #: The arguments of a cancellation that the task has not seen yet. Written by the loop thread,
-    #: read by the workers.
-    cancelled: tuple[Any, ...] | None
-
-    #: Whether the workers were sent away while the task was in a block.
-    is_lost = False
-    #: How many cancellations came while the task was away, and the arguments of the last one that
-    #: was raised, or will be: of several at once it is the first. Written by the loop thread.
-    seen_cancels = 0
-    seen_args: tuple[Any, ...] = ()
-
     #: What is entered, innermost last. Replaced as a whole, as few have more than one.
     entries: tuple[Entry, ...]
+    #: Its cancellations. The loop thread writes to it at any time.
+    token: CancelToken
+    variables: TaskVariables
+
+    # The switch, from the coroutine that wants it to the driver that makes it.
+    #: Where to go on,
+    _target: Seat | None
+    #: what to enter there; None to leave something,
+    _entering: object
+    #: the stack there; None if the driver at the target has yet to push what is entered,
+    _new_entries: tuple[Entry, ...] | None
+    #: and the way to the target if that is parked.
+    _parked_task: ParkedTask | None
+
+    #: Whether the workers were sent away while the task was in a block.
+    is_abandoned = False
     #: The guards that are entered, in order.
     guards: tuple[Guarded, ...] = ()
+    #: For the workers that are parked: whether the task has ended.
+    _task_has_ended: Callable[[], bool] | None = None
 
-    #: Where the coroutine wants to go on,
-    _heading: Seat | None
-    #: what it goes there to enter (None if it leaves something),
-    _entering: object
-    #: if that is a loop part, the id of the frame that enters it,
-    _entering_in = 0
-    #: and whether the worker that it leaves will get it back.
-    _stays: bool
-
-    #: The task's variables when it left the loop. Back there it is forgotten, unless the worker
-    #: Context holds the same still,
-    _home_values: Context | None
-    #: and whether the workers have yet to take them over.
-    _unpack: bool
-    #: One Context for all workers of the task; made by the first.
-    _worker_context: Context | None
-    worker_tokens: Tokens
-    #: What that had taken over when the body began to run in it.
-    _taken_over: Context | None
-    #: What unsets what the bodies have set on the loop.
-    _home_tokens: Tokens | None = None
-
-    def __init__(self, asyncgen_hooks: Any) -> None:
-        #: As ``sys.get_asyncgen_hooks()`` gives them on the loop thread.
-        self.asyncgen_hooks = asyncgen_hooks
-        self.place = self.booking = self._heading = self._entering = None
-        self.coro = self.failure = self.cancelled = None
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.token = CancelToken()
+        self.variables = TaskVariables()
         self.entries = ()
-        self._stays = self._unpack = False
-        self._home_values = self._worker_context = self._taken_over = None
+        self.suspension = self.job = self.coro = None
+        self._target = self._entering = self._new_entries = self._parked_task = None
+
+    def __repr__(self) -> str:
+        place = f"in the block at {self.where()}" if self.entries else "on its way"
+        return f"<threadhop: {place}>"
 
     # In the coroutine.
 
     def enter(self, manager: object, executor: Executor) -> Coroutine[Any, Any, None]:
-        """Go to a worker of *executor*, and push the block that begins where this is awaited."""
-        place = self.place
-        seat = self._seat_of(executor) if self.entries else None
-        if seat is None:
-            seat = Seat(executor, self, place)
-        elif seat is place:
-            self.entries += ((manager, seat, id(sys._getframe(2)), 0),)
+        """Return what goes to a worker of *executor* and enters the block there."""
+        origin = self.job
+        job = self._job_on(executor) if self.entries else None
+        if job is not None and job is origin:
+            self._push(manager, id(sys._getframe(2)), 0)
             return stay()
         self._entering = manager
-        return self._set_out(seat, None)
+        self._new_entries = None
+        mark: object = self
+        if origin is None:
+            mark = self._leave_loop()
+        elif self.token.why is not None:
+            raise self.cancellation()
+        if job is not None:
+            self._parked_task = ParkedTask(job, self)
+        else:
+            self._parked_task = None
+            waiting = self.suspension if origin is None else ParkedTask(origin, self)
+            assert waiting is not None, "made just now"
+            job = Seat(executor, self, waiting)
+        self._target = job
+        return enter(self, mark)
 
-    def enter_home(self, manager: object, frame: FrameType) -> Coroutine[Any, Any, None]:
-        """Go to the loop, and push the loop part."""
-        if self.place is None:
-            self.entries += ((manager, None, id(frame), self.count_cancels()),)
+    def enter_loop_part(self, manager: object, frame: FrameType) -> Coroutine[Any, Any, None]:
+        """Return what goes to the loop and enters the loop part there."""
+        if self.job is None:
+            self._push(manager, id(frame), self.loop.count_cancels())
             return stay()
+        if self.token.why is not None:
+            raise self.cancellation()
         self._entering = manager
-        self._entering_in = id(frame)
-        return self._visit_home(self._set_out(None, None), self.place)
-
-    async def _visit_home(self, way_home: Coroutine[Any, Any, None], origin: Seat) -> None:
-        await way_home
-        if self.cancelled is not None:
-            # It came on the way. Raised here, it would run the ``finally`` of the body, which
-            # belongs to the worker, on the loop. So it is raised over there.
-            self._entering = None
-            await self._set_out(origin, None)
-        *below, entry = self.entries
-        self.entries = (*below, (*entry[:3], self.count_cancels()))
+        self._new_entries = None
+        self._target = None
+        return enter(self, self)
 
     def leave(self, manager: object, error: BaseException | None) -> Coroutine[Any, Any, None]:
-        """Pop the innermost entry, whose body ended with *error*, and go to where it began."""
-        if self.entries[-1][0] is not manager:
-            self._make_innermost(manager)
-        entries = self.entries
-        below = entries[-2][1] if len(entries) > 1 else None
-        if below is self.place:
+        """Return what pops the entry of *manager*, whose body ended with *error*.
+
+        It goes to where that entry was made. May be repeated before it is awaited.
+        """
+        if self.entries[-1].manager is not manager:
+            self._swap_with_innermost(manager)
+        entries, here = self.entries, self.job
+        target = entries[-2].job if len(entries) > 1 else None
+        if target is here:
             self.entries = entries[:-1]
             return stay()
-        if (
-            self.place is None
-            and error is not None
-            and self.is_cancellation(error)
-            and self.cancelled is None
-            and self.count_cancels() > entries[-1][3]
-        ):
-            # Who swallows it on the worker meets it again. (What is swallowed within the loop part
-            # belongs to the await that raised it: then nothing leaves.)
-            self.cancelled = error.args
         self._entering = None
-        return self._set_out(below, error)
+        self._new_entries = entries[:-1]
+        self._target = target
+        self._parked_task = None if target is None else ParkedTask(target, self)
+        if here is not None:
+            return leave(self, self, target, error)
+        if error is not None and self._must_meet_again(error, entries[-1]):
+            self.token.why = self.loop.why(error)
+        return leave(self, self._leave_loop(), target, error)
+
+    def _leave_loop(self) -> LoopSuspension:
+        self.variables.leave_loop()
+        suspension = self.suspension = self.loop.suspend(self)
+        return suspension
+
+    def _push(self, manager: object, frame_key: int, cancels: int) -> None:
+        """Enter something where the task is."""
+        entry = Entry()
+        entry.manager = manager
+        entry.job = self.job
+        entry.frame_key = frame_key
+        entry.cancels = cancels
+        self.entries += (entry,)
+
+    def _must_meet_again(self, error: BaseException, entry: Entry) -> bool:
+        """Whether *error*, which leaves a loop part, is the task's own cancellation.
+
+        Swallowed on the worker, it is raised again at the exit of the block. (One that is swallowed
+        within the loop part belongs to the await that raised it: it does not come here.)
+        """
+        return (
+            self.loop.is_cancellation(error)
+            and self.token.why is None
+            and self.loop.count_cancels() > entry.cancels
+        )
 
     def has_entered(self, manager: object) -> bool:
         entries = self.entries
         if not entries:
             return False
-        return entries[-1][0] is manager or any(entry[0] is manager for entry in entries)
+        return entries[-1].manager is manager or any(e.manager is manager for e in entries)
 
     def is_closing(self, manager: object, frame: FrameType | None) -> bool:
         """Whether the GeneratorExit that leaves *manager* in *frame* is raised in this task.
@@ -203,124 +230,85 @@ class Strand(LoopSide):
         thread, in the middle of anything, and both may have entered the same object. Then the
         frame that entered it for this task is still inside, further up the stack.
         """
-        entered = next((entry[2] for entry in reversed(self.entries) if entry[0] is manager), None)
-        if entered is None or frame is None:
+        key = next((e.frame_key for e in reversed(self.entries) if e.manager is manager), None)
+        if key is None or frame is None:
             return False
-        if id(frame) == entered:
+        if id(frame) == key:
             return True
         while (frame := frame.f_back) is not None:
-            if id(frame) == entered:
+            if id(frame) == key:
                 return False
         return True  # Entered by a helper that has returned, AsyncExitStack for one.
 
-    def _make_innermost(self, manager: object) -> None:
+    def _swap_with_innermost(self, manager: object) -> None:
         """Blocks that are left in the wrong order swap their managers: places stay a stack."""
-        entries = list(self.entries)
-        at = next(at for at, entry in enumerate(entries) if entry[0] is manager)
-        entries[at], entries[-1] = (
-            (entries[-1][0], *entries[at][1:]),
-            (manager, *entries[-1][1:]),
-        )
-        self.entries = tuple(entries)
+        left = next(entry for entry in self.entries if entry.manager is manager)
+        innermost = self.entries[-1]
+        left.manager, innermost.manager = innermost.manager, left.manager
 
-    def _is_below(self, place: Seat) -> bool:
-        """Whether the task needs *place* again when it has left the innermost block."""
-        return any(entry[1] is place for entry in self.entries[:-1])
-
-    def _seat_of(self, executor: Executor) -> Seat | None:
-        """The worker of *executor* that this task holds already, parked or not."""
-        for _, place, _, _ in self.entries:
-            if place is not None and place.executor is executor:
-                return place
+    def _job_on(self, executor: Executor) -> Seat | None:
+        """The job by which this task holds a worker of *executor* already, parked or not."""
+        for entry in self.entries:
+            job = entry.job
+            if job is not None and job.executor is executor:
+                return job
         return None
 
-    def _set_out(
-        self, target: Seat | None, error: BaseException | None
-    ) -> Coroutine[Any, Any, None]:
-        """Go on at *target*, to enter what ``_entering`` says.
+    # In the coroutine, resumed after a switch.
 
-        Or, if that is None, to leave the innermost block, which ended with *error*. What is to be
-        awaited for it suspends the task at once.
-        """
-        self._heading = target
-        origin = self.place
-        if origin is None:
-            # Others may change the task's variables meanwhile, if they share its Context.
-            values, last = copy_context(), self._home_values
-            self._unpack = last is None or not is_unchanged(values, last)
-            self._home_values = values
-            return self.leave_home(error)
-        if self._entering is None:
-            self._stays = len(self.entries) > 1 and self._is_below(origin)
-        else:
-            if self.cancelled is not None:
-                raise self.cancellation()
-            self._stays = True
-        return travel(self, error)
-
-    def arrive(self, error: BaseException | None) -> None:
-        """In the thread where the task goes on, which should be the one that it set out for.
-
-        Nothing is pushed or popped before it is there: if something in between swallows the
-        switch, the strand is as it was.
-        """
-        target, manager = self._heading, self._entering
-        if manager is None:
-            entered_in = 0
-        elif target is None:
-            entered_in = self._entering_in
-        else:
-            # Only now: who has asked for its frame keeps it, and many may wait for a worker.
-            frame = sys._getframe(2)
-            entered_in = id(frame)
-            target.note_line(frame)
-        if self.place is not target:
-            raise self._why_not_moved()
+    def note_arrival(self, frame: FrameType) -> None:
+        """What is entered begins in *frame*. Raises why it does not, if the switch failed."""
+        target = self._target
+        if target is not None and target.code is None:
+            target.code = frame.f_code
+            target.instruction = frame.f_lasti
+        if self.job is not target:
+            raise self.why_not_moved()
+        entry = self.entries[-1]
+        entry.frame_key = id(frame)
         if target is None:
-            self._bring_home()
-        if manager is not None:
-            self.entries += ((manager, target, entered_in, 0),)
-        else:
-            self.entries = self.entries[:-1]
-            if self.cancelled is not None:
-                self._raise_cancellation(error)
+            self.variables.write_back()
+            if self.token.why is not None:
+                # It came on the way. Raised here, it would run the ``finally`` of the body, which
+                # belongs to the worker, on the loop: see ``has_to_turn_back``.
+                raise self.cancellation()
+            entry.cancels = self.loop.count_cancels()
 
-    def _bring_home(self) -> None:
-        """On the loop: write the variables that the body changed."""
-        context, taken_over = self._worker_context, self._taken_over
-        assert context is not None, "made by the worker that the task comes from"
-        assert taken_over is not None, "by the same"
-        if not is_unchanged(context, taken_over):
-            values, self._home_values = self._home_values, None
-            assert values is not None, "kept since the task left the loop"
-            if self._home_tokens is None:
-                self._home_tokens = {}
-            carry_over(context, values, self._home_tokens)
+    def has_to_turn_back(self, error: BaseException) -> bool:
+        """Whether the switch was made, and *error* must be raised where the task came from."""
+        return self.job is self._target and not isinstance(error, GeneratorExit)
 
-    def _why_not_moved(self) -> BaseException:
-        failure, self.failure = self.failure, None
-        if self.place is None:
-            self._home_values = None
-        if self.cancelled is not None:
+    def why_not_moved(self) -> BaseException:
+        """The switch failed; the task goes on where it was."""
+        target, token = self._target, self.token
+        failure = None if target is None else target.take_failure()
+        on_loop = self.job is None
+        if on_loop:
+            self.variables.stay_on_loop()
+        if token.why is not None:
             error = self.cancellation()
-            if self.place is None:
-                self.cancelled = None
+            if on_loop:
+                token.why = None
             return error
         if isinstance(failure, BaseException):
             return failure
-        seat = self.place if self._entering is None else self._heading
-        block = "the block" if seat is None else f"the block at {seat.where()}"
+        job = self.job if self._entering is None else target
+        block = "the block" if job is None else f"the block at {job.where()}"
         return RuntimeError(f"{block} cannot go on: {failure or NOT_DRIVEN}")
 
-    def _raise_cancellation(self, error: BaseException | None) -> None:
+    def cancellation(self, why: Any = None) -> BaseException:
+        """A new error of the task's cancellation, or of *why*."""
+        return self.loop.cancellation(self.token.why if why is None else why)
+
+    def raise_cancellation(self, error: BaseException | None) -> None:
         """At the exit of a block that ended with *error*: the task was cancelled meanwhile.
 
         On the loop this delivers the cancellation. In a worker, at the exit of a block that was
-        nested in one of another executor, it stays: whoever swallows it there meets it again.
+        nested in one of another executor, it stays: swallowed there, it is met again.
         """
         cancellation = self.cancellation()
-        if self.place is None:
-            self.cancelled = None
+        if self.job is None:
+            self.token.why = None
         same = type(error) is type(cancellation) and error.args == cancellation.args
         if same or isinstance(error, STRONGER):
             return
@@ -330,105 +318,158 @@ class Strand(LoopSide):
             # The error refers to this frame, which must not refer to the error.
             del cancellation, error
 
-    # In the thread that drives the coroutine, which is suspended in ``travel``.
+    def count_cancels(self) -> int:
+        """How often the task has been cancelled, and that was not undone."""
+        if self.job is None:
+            return self.loop.count_cancels()
+        assert self.suspension is not None, "a task on a worker is suspended on its loop"
+        return self.suspension.count_cancels()
 
-    def depart_from_home(self) -> None:
+    # In the thread that drives the coroutine, which is suspended by a trap.
+
+    def leave_loop(self) -> None:
         """In the loop thread: hand the task over to the place where it wants to go."""
-        target = self._heading
-        assert target is not None, "a task that is at home does not ask to go there"
-        if self._entering is not None and self.cancelled is not None:
+        target, suspension = self._target, self.suspension
+        assert target is not None, "a task that is on the loop does not ask to go there"
+        assert suspension is not None, "made by the coroutine"
+        if self._entering is not None and self.token.why is not None:
             # Cancelled before it could leave. A worker might be fast enough to begin the body.
-            self.resume_at(None)
-        elif not target.is_taken():
-            target.book()
-        elif not target.open_gate():
-            self.failure = WORKER_GONE
-            self.resume_at(None)
+            suspension.resume()
+        elif self._parked_task is not None:
+            self._parked_task.resume()
+        else:
+            target.request_worker()
 
-    def drive_in_worker(self, seat: Seat) -> bool:
-        """Resume the task here, until it leaves. True if it will come back to this seat."""
-        self.place = seat
-        problem = self._take_over() if self._unpack else None
-        coro, context = self.coro, self._worker_context
+    def leaving_failed(self, error: BaseException) -> bool:
+        """In the loop thread: *error* came out of ``leave_loop``, perhaps Ctrl+C.
+
+        True if the task is told. If not, it is on its way, and *error* is for the loop.
+        """
+        target, parked_task = self._target, self._parked_task
+        if target is None:
+            return False
+        if parked_task is None:
+            return target.fail(error)
+        # Back to a worker that waits: the rest of the body belongs there, whatever has happened.
+        parked_task.resume()
+        return False
+
+    def arrive(self, job: Seat | None) -> None:
+        """By the driver at *job*, before it resumes the coroutine: the move is made.
+
+        Nothing in it can fail half-way, and it may be repeated. If the switch failed, *job* is
+        where the task was, and nothing is pushed or popped.
+        """
+        if self._target is job:
+            if self._new_entries is None:
+                entry = Entry()
+                entry.manager = self._entering
+                entry.job = job
+                entry.frame_key = entry.cancels = 0
+                self._new_entries = (*self.entries, entry)
+            self.entries = self._new_entries
+        self.job = job
+
+    def drive(self, job: Seat) -> bool:
+        """In the worker: resume the task, until it leaves. True if the worker gets it back."""
+        variables = self.variables
+        problem = variables.load()
+        self.arrive(job)
+        coro, context = self.coro, variables.worker_context
         assert coro is not None, "the coroutine of a task that is away from home is known"
-        assert context is not None, "made when it took over for the first time"
+        assert context is not None, "made when it was loaded for the first time"
         ended = context.run(step, coro, self, problem)
         del coro
         if ended is not None:
             self._end_in_worker(ended)
             return False
-        target, stays = self._heading, self._stays
-        if stays:
-            seat.close_gate(None if target is None else target.executor)
+        target, waits = self._target, self._comes_back_to(job)
+        if waits:
+            job.prepare_to_park(None if target is None else target.executor)
         # From here on the task is not ours: the next driver may have it before the call returns.
         if target is None:
+            suspension = self.suspension
+            assert suspension is not None, "the task waits on its loop"
             self.coro = None
-            if stays:
-                self.watch_task()
-            self.post_home()
-        elif not target.is_taken():
-            target.book()
-        elif not target.open_gate():
-            self.lose()
-        return stays
+            if waits:
+                self._task_has_ended = suspension.watch_task()
+            suspension.resume()
+        elif self._parked_task is not None:
+            self._parked_task.resume()
+        else:
+            target.request_worker()
+        return waits
 
-    def _take_over(self) -> BaseException | None:
-        """Give the worker Context the variables of the task. What went wrong is for the task."""
-        self._unpack = False
-        context, values = self._worker_context, self._home_values
-        assert values is not None, "kept since the task left the loop"
-        problem = None
-        try:
-            # If a variable cannot be unset, start anew. Tokens from here are worth nothing then,
-            # but values come first. It takes another task that shares the Context to come to this.
-            if context is None or not context.run(carry_over, values, context, self.worker_tokens):
-                context = self._worker_context = Context()
-                self.worker_tokens = {}
-                context.run(fill, values, self.worker_tokens)
-        except BaseException as exc:
-            problem = exc
-        assert context is not None, "made here if there was none"
-        self._taken_over = context.copy()
-        return problem
-
-    def resume_at(self, origin: Seat | None) -> None:
-        """In any thread, by the winner of a claim: the booking failed, the task goes on here."""
-        if origin is None:
-            self.coro = None
-            self.post_home()
-        elif not origin.open_gate():
-            self.lose()
+    def _comes_back_to(self, job: Seat) -> bool:
+        """Whether the task, which leaves the worker of *job*, needs it again."""
+        entries = self._new_entries
+        return entries is None or any(entry.job is job for entry in entries)
 
     def _end_in_worker(self, ended: Ended) -> None:
         """The coroutine came to its end, and was still inside of blocks."""
+        suspension = self.suspension
+        assert suspension is not None, "the task waits on its loop"
         log.warning(
             "a task ended inside the block at %s, and is finished from there. Did an async "
             "generator yield inside of it, and was it not closed? Iterate it under "
             "contextlib.aclosing()",
             self.where(),
         )
-        self.let_go()
-        self.post_end(ended)
+        self._release_workers()
+        suspension.finish(ended)
 
-    def left_for_home(self, seat: Seat) -> bool:
-        """In a parked worker: whether the task went from *seat* to the loop."""
+    def call_home(self, func: Callable[[], Any]) -> Any:
+        """In the worker: call *func* on the loop, and wait."""
+        return self.loop.call(self, func, self.variables.worker_tokens)
+
+    # In any thread.
+
+    def is_gone(self) -> bool:
+        """Whether the task can never come back from the loop any more."""
+        has_ended = self._task_has_ended
+        return self.loop.is_gone() or (has_ended is not None and has_ended())
+
+    def is_in_loop_part_of(self, job: Seat) -> bool:
+        """In a parked worker: whether the task went from *job* to the loop."""
         entries = self.entries
-        innermost = next((place for _, place, _, _ in reversed(entries) if place is not None), None)
-        return bool(entries) and entries[-1][1] is None and innermost is seat
+        innermost = next((e.job for e in reversed(entries) if e.job is not None), None)
+        return bool(entries) and entries[-1].job is None and innermost is job
 
     def where(self) -> str:
         """The ``file:line`` of the innermost block."""
-        for _, place, _, _ in reversed(self.entries):
-            if place is not None:
-                return place.where()
+        for entry in reversed(self.entries):
+            if entry.job is not None:
+                return entry.job.where()
         return where_suspended(self.coro)
 
-    def let_go(self) -> None:
+    def worker_is_gone(self) -> None:
+        """By the one that has the task: the parked worker that should go on with it has ended."""
+        if self.job is None and self.suspension is not None:
+            self.suspension.resume()  # Raised there: see ``why_not_moved``.
+        else:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """The task will never go on: send its workers away, and say so."""
+        if self.loop.is_closed():
+            what = LOOP_CLOSED
+        elif self._task_has_ended is not None and self._task_has_ended():
+            what = TASK_LEFT
+        else:
+            what = LOOP_STOPPED
+        log.warning(what, self.where())
+        self._release_workers()
+        suspension, self.suspension = self.suspension, None
+        if suspension is not None:
+            suspension.forget_task()
+
+    def _release_workers(self) -> None:
         """Let go of the coroutine and of all workers: this task has no way back to them."""
-        self.is_lost = True
-        places = {entry[1] for entry in self.entries}
+        self.is_abandoned = True
+        jobs = {entry.job for entry in self.entries}
         self.entries = ()
-        self.coro = self._home_values = self._taken_over = None
-        for place in places:
-            if place is not None:
-                place.abandon()
+        self.coro = None
+        self.variables.forget()
+        for job in jobs:
+            if job is not None:
+                job.release_worker()

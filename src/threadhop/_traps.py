@@ -1,34 +1,64 @@
-"""Every bare ``yield`` of the library: where a coroutine leaves the thread that runs it."""
+"""Every bare ``yield`` of the library: where a coroutine leaves the thread that runs it.
+
+Each of these generators is awaited by a block in the user's frame. It yields *mark*, and so
+suspends the whole task; whoever drives that receives *mark*: the loop's Task, for which it is a
+future to wait for, or a worker's ``step``, which knows it by identity. The next line runs in the
+thread that resumes the task. The driver in that thread has made the move already
+(``Strand.arrive``): entries are pushed and popped before the coroutine goes on, by code that
+nothing can interrupt. Here it only looks where it is.
+
+A generator that may be awaited is a frame less than a coroutine that awaits one, on each way.
+"""
 
 from __future__ import annotations
 
 import types
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Protocol, cast
+from sys import _getframe
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from ._seat import Seat
+    from ._strand import Strand
 
 
-class Traveller(Protocol):
-    """A task on its way from one thread to another."""
-
-    def arrive(self, error: BaseException | None, /) -> None:
-        """In the thread where it goes on."""
-
-
-def _travel(task: Traveller, error: BaseException | None) -> Generator[Traveller, None, None]:
-    """Suspend the whole task; whoever drives it receives *task*.
-
-    That is either the loop's Task, which takes *task* for a future to wait for, or a worker's
-    ``step``, which knows it by identity. The next line runs in the thread that resumes it.
-    """
-    yield task
-    task.arrive(error)
+def _enter(strand: Strand, mark: object) -> Generator[Any, None, None]:
+    """Go to where the body of a block or of a loop part runs, and be in it."""
+    # (Few locals: many may wait for a worker at once, each in such a frame.)
+    try:
+        yield mark
+        # Only now: who has asked for its frame keeps it.
+        strand.note_arrival(_getframe(1))
+    except BaseException as error:
+        if strand.has_to_turn_back(error):
+            # It is entered, but ``async with`` will not leave it.
+            yield from _as_generator(strand.leave(strand.entries[-1].manager, error))
+        raise
 
 
-#: A generator that may be awaited is a frame less than a coroutine that awaits one, on each way.
-#: For type checkers it is a coroutine: nothing else may be awaited by ``async with``.
-travel = cast(
-    "Callable[[Traveller, BaseException | None], Coroutine[Any, Any, None]]",
-    types.coroutine(_travel),
+def _leave(
+    strand: Strand, mark: object, target: Seat | None, error: BaseException | None
+) -> Generator[Any, None, None]:
+    """Go from the end of a body, which ended with *error*, to *target*, where it was entered."""
+    yield mark
+    if strand.job is not target:
+        raise strand.why_not_moved()
+    if target is None:
+        strand.variables.write_back()
+    if strand.token.why is not None:
+        strand.raise_cancellation(error)
+
+
+def _as_generator(coro: Coroutine[Any, Any, None]) -> Generator[Any, None, None]:
+    """For type checkers: to ``yield from`` a coroutine is what ``types.coroutine`` allows."""
+    return cast("Generator[Any, None, None]", coro)
+
+
+# For type checkers these are coroutines: nothing else may be awaited by ``async with``.
+enter = cast("Callable[[Strand, object], Coroutine[Any, Any, None]]", types.coroutine(_enter))
+leave = cast(
+    "Callable[[Strand, object, Seat | None, BaseException | None], Coroutine[Any, Any, None]]",
+    types.coroutine(_leave),
 )
 
 

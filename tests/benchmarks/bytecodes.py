@@ -48,31 +48,36 @@ VARIABLES = [contextvars.ContextVar[object](f"variable {number}") for number in 
 #: A promise, and what it matches in "file function: line" of the library.
 PROMISES = {
     "a job is taken once: claim, booking": (
-        r"_claim\b|is_taken|\.booking\b|only the winner|Seat\.book: +(strand =|if strand is None)"
+        r"\bclaimed\b|queued_job|only a failure takes|Seat\.request_worker: +(strand =|assert)"
     ),
-    "cancellations are not lost": r"cancelled\b|_must_cancel|_withdrawn|\.done\(\)",
+    "cancellations are not lost": (
+        r"cancelled\b|_must_cancel|_withdrawn|\.done\(\)|_cancel_token\.py|CancelToken|\.token\b"
+        r"|token\.(why|(un)?register)|count_cancels"
+    ),
     "context variables, both ways": (
-        r"is_unchanged|copy_context|_bring_home|_home_values|_worker_context|_taken_over|_unpack"
+        r"_contexts\.py|copy_context|\bvariables\b|worker_context"
         r"|context = self\._context|context\.run\((step|self\._(call_)?func)"
     ),
     "async generators are finalized": r"hooks",
     "nested code finds its task: thread-local": r"here\.seat|current_strand_or_none",
-    "messages name the block's line": r"note_line|_getframe|entered_in = ",
+    "messages name the block's line": r"_getframe|\.code\b|\.instruction\b|frame_key",
     "places are a stack: nesting, any order of exits": (
-        r"entries|has_entered|stays\b|below (=|is)|_seat_of|self\.place\b"
+        r"entries|has_entered|\bwaits\b|target is here|_job_on|(self|strand)\.job\b"
+        r"|job is (not|origin)|Entry\(\)|entry\.(manager|job)|_parked_task"
     ),
     "what fails or is dropped is told; nothing hangs": (
-        r"refusal|home_is_closed|_submitter|get_ident|InvalidStateError|ended is not None"
+        r"refusal|is_closed|_submitter|get_ident|InvalidStateError|ended is not None|\._waiting\b"
+        r"|enter: .*\bwaiting\b"
         r"|ended\.error|without_stop_iteration|_shutdown\b|_broken|check_(executor|callable)"
     ),
     "nothing is kept: references are dropped": (
-        r": +del |_let_go|= self\._\w+ = None|, None$|_NOTHING$|coro = None"
+        r": +del |_let_go|= self\._\w+ = None|, None$|_NOTHING$|(coro|suspension) = None"
     ),
     "coroutines get a loop of their own": r"_thread_loop\.py|offer_thread_event_loop|Coroutine\)",
 }
 #: What the trip itself needs, told apart in the same way.
 WAYS = {
-    "home: collected wake-ups": r"Home\.(post|_resume_all)",
+    "home: collected wake-ups": r"EntryQueue\.(post|run_all_bounded)",
     "to a worker: `WorkerPool`, or the stock queue": r"_(workers|places|pool_view|executors)\.py",
     "the bare block, the bare call": "",
 }

@@ -67,7 +67,7 @@ def test_each_line_is_shown_with_its_purpose() -> None:
     child = run("block_pool", "--lines", "--trips", "20")
 
     assert (child.returncode, child.stderr) == (0, "")
-    (claimed,) = [line for line in child.stdout.splitlines() if "_claim.acquire(" in line]
+    (claimed,) = [line for line in child.stdout.splitlines() if 'setdefault("claimed"' in line]
     assert float(claimed.split()[0]) > 1
     assert claimed.endswith("# a job is taken once: claim, booking")
     assert "base_events.py" not in child.stdout

@@ -71,17 +71,17 @@ threadhop._backends._loop_call.POLL = 0.05
 
 #: ``await_looks()`` waits, in any thread, until the parked worker has looked several times more.
 LOOKS = """
-from threadhop._backends._asyncio import AsyncioStrand
+from threadhop._strand import Strand
 
 looks = 0
 
-def look(strand, home_is_gone=AsyncioStrand.home_is_gone):
+def look(strand, is_gone=Strand.is_gone):
     global looks
-    gone = home_is_gone(strand)
+    gone = is_gone(strand)
     looks += 1  # in one thread: there is one parked worker
     return gone
 
-AsyncioStrand.home_is_gone = look
+Strand.is_gone = look
 
 def await_looks():
     now = looks

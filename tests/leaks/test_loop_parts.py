@@ -152,7 +152,7 @@ async def cancelled_on_its_way(pool: Executor, _: Executor) -> None:
     task = loop.create_task(block())
     await until(gate.reached.is_set)
     gate.open()
-    wait_until(lambda: len(loop._threadhop_home._ready) == 1)  # the loop stands still
+    wait_until(lambda: len(loop._threadhop_loop._queue) == 1)  # the loop stands still
     task.cancel()
     await until(task.done)
     assert task.cancelled()

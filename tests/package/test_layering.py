@@ -18,12 +18,12 @@ FLOORS = (
     {"threadhop"},
     {"_async_executor"},
     {"_block", "_function", "_calls", "_guard"},
-    {"_backends", "_backends._asyncio", "_backends._deliveries"},
-    {"_backends._call", "_backends._futures"},
-    {"_backends._home", "_backends._loop_call"},
+    {"_backends", "_backends._call"},
+    {"_backends._asyncio", "_backends._futures"},
+    {"_backends._loop_call"},
     {"_strand"},
-    {"_seat", "_contract"},
-    {"_driver"},
+    {"_seat"},
+    {"_contract", "_driver"},
     {"_executors", "_parking"},
     {"_pool"},
     {"_pool_view"},
@@ -31,19 +31,21 @@ FLOORS = (
     {"_places", "_process"},
     {
         *("_traps", "_whereabouts", "_contexts", "_outcome", "_callables", "_settings", "_errors"),
-        "_work_item",
+        *("_work_item", "_cancel_token"),
     },
 )
 
 #: What may be imported on the same floor all the same.
 BETWEEN_NEIGHBOURS = {
     ("_block", "_function"),
-    ("_backends", "_backends._asyncio"),
 }
 
 #: Imports for annotations only, which no running program follows. They may point up.
 FOR_TYPES_ONLY = {
     ("_seat", "_strand"),
+    ("_contract", "_strand"),
+    ("_traps", "_seat"),
+    ("_traps", "_strand"),
     ("_whereabouts", "_seat"),
     ("_parking", "_seat"),
     ("_parking", "_backends._call"),

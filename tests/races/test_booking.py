@@ -17,8 +17,9 @@ import pytest
 from _loops import LoopKind
 from _steps import LIMIT, Gate, HeldExecutor, busy, turns, until, wait_until
 
-from threadhop import threadpool
+from threadhop import _seat, threadpool
 from threadhop._seat import Seat
+from threadhop._strand import Strand
 
 here = threading.get_ident
 
@@ -422,15 +423,17 @@ def test_ctrl_c_in_a_submit_whose_worker_has_not_begun_ends_the_task() -> None:
     loop.close()
 
 
-@pytest.mark.parametrize("line", ["is_taken", "book"])
+@pytest.mark.parametrize(
+    ("owner", "line"), [(Strand, "leave_loop"), (Seat, "request_worker"), (_seat, "book")]
+)
 def test_ctrl_c_before_the_job_is_submitted_leaves_a_task_that_can_be_cancelled(
-    monkeypatch: pytest.MonkeyPatch, line: str
+    monkeypatch: pytest.MonkeyPatch, owner: Any, line: str
 ) -> None:
     """1 the task is suspended, 2 Ctrl+C, with nothing submitted yet: nobody else will resume it."""
-    original = getattr(Seat, line)
+    original = getattr(owner, line)
 
     def interrupted(*_: object) -> None:
-        monkeypatch.setattr(Seat, line, original)
+        monkeypatch.setattr(owner, line, original)
         raise KeyboardInterrupt
 
     pool = ThreadPoolExecutor(1)
@@ -441,7 +444,7 @@ def test_ctrl_c_before_the_job_is_submitted_leaves_a_task_that_can_be_cancelled(
 
     loop = asyncio.new_event_loop()
     task = loop.create_task(block())
-    monkeypatch.setattr(Seat, line, interrupted)
+    monkeypatch.setattr(owner, line, interrupted)
     with pool, pytest.raises(KeyboardInterrupt):
         loop.run_until_complete(task)
     if not task.done():

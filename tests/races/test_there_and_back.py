@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import queue
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -17,7 +17,8 @@ from _steps import LIMIT, Gate, HeldExecutor, until, wait_until
 from threadhop import check_cancelled, eventloop, exec_in_eventloop, threadpool
 from threadhop._backends import _loop_call
 from threadhop._backends._loop_call import LoopCall
-from threadhop._seat import Seat
+from threadhop._errors import WORKER_GONE
+from threadhop._seat import ParkedTask, Seat
 
 here = threading.get_ident
 
@@ -39,9 +40,9 @@ def lose_quietly(task: asyncio.Task[Any]) -> None:
 
 
 def wait_until_posted() -> None:
-    """In the loop thread, which stands still: until one task is on its way to it."""
-    home = asyncio.get_running_loop()._threadhop_home  # type: ignore[attr-defined]
-    wait_until(lambda: len(home._ready) == 1)
+    """In the loop thread, which stands still: until one task or call is on its way to it."""
+    entry_queue = asyncio.get_running_loop()._threadhop_loop  # type: ignore[attr-defined]
+    wait_until(lambda: len(entry_queue._queue) == 1)
 
 
 @pytest.fixture
@@ -116,26 +117,26 @@ def test_a_cancellation_that_the_worker_sends_ahead_of_itself_is_raised_in_the_w
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_cancelled_around_the_moment_at_which_the_gate_opens(
+def test_cancelled_around_the_moment_at_which_the_task_is_put_before_the_worker(
     loops: LoopKind, one: Executor, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """1 the part ends, 2 the gate of the worker opens, cancelled just before or just after it.
+    """1 the part ends, 2 the task is put into the worker's inbox, cancelled just before or after.
 
     The body comes to its end on the worker, and the exit raises.
     """
     tasks: list[asyncio.Task[Any]] = []
     steps: list[str] = []
-    open_gate = Seat.open_gate
+    put = Seat.put
     resumed = threading.Event()
 
-    def lying_open_gate(seat: Seat) -> bool:
+    def lying_put(seat: Seat, parked_task: ParkedTask) -> None:
         if when == "before":
             tasks[0].cancel("now")
-            return open_gate(seat)
-        opened = open_gate(seat)
+            put(seat, parked_task)
+            return
+        put(seat, parked_task)
         assert resumed.wait(LIMIT)  # the worker is faster than this line
         tasks[0].cancel("now")
-        return opened
 
     async def block() -> None:
         try:
@@ -144,7 +145,7 @@ def test_cancelled_around_the_moment_at_which_the_gate_opens(
                 try:
                     async with eventloop():
                         await suspend()
-                        monkeypatch.setattr(Seat, "open_gate", lying_open_gate)
+                        monkeypatch.setattr(Seat, "put", lying_put)
                 finally:
                     resumed.set()
                     assert here() == worker
@@ -275,60 +276,89 @@ def test_cancelled_anywhere_on_a_hundred_ways_there_and_back(
 # --- a parked worker that gives up
 
 
+class FakeLoop:
+    asyncgen_hooks = (None, None)
+
+    def is_closed(self) -> bool:
+        return False
+
+
+class FakeToken:
+    why = None
+    queued_job: Seat | None = None
+
+
 class FakeStrand:
     """A strand of one seat: it goes to the loop once, and comes back, or not."""
 
     def __init__(self) -> None:
-        self.asyncgen_hooks = (None, None)
-        self.booking: Seat | None = None
-        self.failure: Any = None
+        self.loop = FakeLoop()
+        self.token = FakeToken()
         self.drives = 0
-        self.lost = 0
+        self.abandoned = 0
+        #: How often it was told, by the one that has the task, that the worker has gone.
+        self.left_alone = 0
         #: Called by the parked worker, which then believes that nobody comes back any more.
         self.looks: Callable[[], object] = lambda: None
         self.away = True
 
-    def drive_in_worker(self, seat: Seat) -> bool:
+    def drive(self, seat: Seat) -> bool:
         self.drives += 1
         if self.drives == 1:
-            seat.close_gate(None)
+            seat.prepare_to_park(None)
             return True
         return False
 
-    def home_is_closed(self) -> bool:
-        return False
-
-    def home_is_gone(self) -> bool:
-        self.looks()
+    def is_gone(self) -> bool:
+        looks, self.looks = self.looks, lambda: None
+        looks()
         return True
 
-    def left_for_home(self, seat: Seat) -> bool:
+    def is_in_loop_part_of(self, seat: Seat) -> bool:
         return self.away
 
-    def lose(self) -> None:
-        self.lost += 1
+    def abandon(self) -> None:
+        self.abandoned += 1
+
+    def worker_is_gone(self) -> None:
+        self.left_alone += 1
 
 
-class LyingGate:
-    """The gate of a seat; runs something before or after a try that does not wait."""
+class LyingInbox:
+    """The inbox of a seat; runs something before or after a look that does not wait, or a put."""
 
-    def __init__(self, gate: Any) -> None:
-        self.gate = gate
+    def __init__(self) -> None:
+        self.tasks: queue.SimpleQueue[ParkedTask | None] = queue.SimpleQueue()
         self.before: Callable[[], object] = lambda: None
         self.after: Callable[[], object] = lambda: None
+        self.after_put: Callable[[], object] = lambda: None
 
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        if blocking:
-            return bool(self.gate.acquire(timeout=timeout))
+    def get(self, block: bool, timeout: float) -> ParkedTask | None:
+        return self.tasks.get(block, timeout)
+
+    def get_nowait(self) -> ParkedTask | None:
         before, self.before = self.before, lambda: None
         before()
-        taken = bool(self.gate.acquire(False))
-        after, self.after = self.after, lambda: None
-        after()
-        return taken
+        try:
+            return self.tasks.get_nowait()
+        finally:
+            after, self.after = self.after, lambda: None
+            after()
 
-    def release(self) -> None:
-        self.gate.release()
+    def put(self, parked_task: ParkedTask | None) -> None:
+        self.tasks.put(parked_task)
+        self.after_put()
+
+
+class LyingTask(ParkedTask):
+    """A task that runs something before somebody takes it for the first time."""
+
+    before_take: Callable[[], object] = staticmethod(lambda: None)
+
+    def take(self) -> Any:
+        before, self.before_take = self.before_take, lambda: None
+        before()
+        return super().take()
 
 
 class ParkedSeat:
@@ -339,95 +369,119 @@ class ParkedSeat:
         self.strand = FakeStrand()
         self.pool = ThreadPoolExecutor(1)
         self.seat = Seat(self.pool, self.strand, None)  # type: ignore[arg-type]
-        self.seat.note_line(sys._getframe())
-        self.seat._gate = self.gate = LyingGate(threading.Lock())
-        self.gate.gate.acquire()
-        self.opened: list[bool] = []
+        self.seat.code = sys._getframe().f_code
+        self.inbox = LyingInbox()
+        self.seat._inbox = self.inbox  # type: ignore[assignment]
+        self.task = LyingTask(self.seat, self.strand)  # type: ignore[arg-type]
+        #: Where the other thread stands still, see ``start_to_put``.
+        self.gate = Gate()
+        self.other = threading.Thread(target=self.put)
 
-    def open_gate(self) -> None:
-        """As the task does in the loop thread; here in the middle of what the worker does."""
-        self.opened.append(self.seat.open_gate())
+    def put(self) -> None:
+        """As the loop thread does; here in the middle of what the worker does."""
+        self.task.resume()
+
+    def start_to_put(self) -> None:
+        """Have another thread do it, up to the gate."""
+        self.other.start()
+        assert self.gate.reached.wait(LIMIT)
+
+    def end_to_put(self) -> None:
+        """Let the other thread go on to its end."""
+        self.gate.open()
+        self.other.join(LIMIT)
+        assert not self.other.is_alive()
 
     def run(self) -> None:
         self.seat()
 
+    def told(self) -> tuple[int, int, int]:
+        """How often the worker drove the task, gave it up, and left it to the one who put it."""
+        return self.strand.drives, self.strand.abandoned, self.strand.left_alone
 
-def test_a_gate_that_opens_while_the_worker_looks_is_not_missed(
+
+def test_a_task_that_is_put_while_the_worker_looks_is_not_missed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """1 the worker looks, 2 the gate opens, 3 it gives up, 4 and sees the gate: it goes on."""
+    """1 the worker looks, 2 the task is put, 3 it gives up, 4 and sees the task: it goes on."""
     parked = ParkedSeat(monkeypatch)
-    parked.strand.looks = parked.open_gate
+    parked.strand.looks = parked.put
     parked.run()
-    assert parked.opened == [True]
-    assert (parked.strand.drives, parked.strand.lost) == (2, 0)
+    assert parked.told() == (2, 0, 0)
 
 
-def test_a_gate_that_opens_after_the_worker_has_gone_is_refused(
+def test_a_task_that_is_put_after_the_worker_has_gone_stays_with_who_put_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """1 the worker gives up and leaves, 2 the gate opens: who opens it keeps the task."""
+    """1 the worker gives up and leaves, 2 the task is put: who put it finds the worker gone."""
     parked = ParkedSeat(monkeypatch)
     parked.run()
-    parked.open_gate()
-    assert parked.opened == [False]
-    assert (parked.strand.drives, parked.strand.lost) == (1, 1)
+    assert parked.told() == (1, 1, 0)
+    parked.put()
+    assert parked.told() == (1, 1, 1)
+    assert parked.seat.take_failure() is WORKER_GONE
 
 
-def test_a_gate_that_opens_just_before_the_last_look_goes_to_one_of_the_two(
+def test_a_task_that_is_put_just_before_the_last_look_and_taken_back_is_not_the_workers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """1 the worker gives up, 2 the gate opens and who opened it takes it back, 3 the last look."""
+    """1 the worker gives up, 2 the task is put and who put it takes it back, 3 the last look."""
     parked = ParkedSeat(monkeypatch)
-    # Told apart by this: the look of the worker comes first, and within it the one of open_gate.
-    parked.gate.before = parked.open_gate
+    parked.inbox.before = parked.put
     parked.strand.away = False
     parked.run()
-    assert parked.opened == [False]
-    assert (parked.strand.drives, parked.strand.lost) == (1, 0)
+    assert parked.told() == (1, 0, 1)
 
 
-def test_a_gate_that_the_worker_takes_before_who_opened_it_looks_belongs_to_the_worker(
+def test_a_task_that_both_find_belongs_to_the_one_that_takes_it_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """1 the worker gives up, 2 the gate is released, 3 the worker's last look, 4 the opener's."""
+    """1 the worker gives up, 2 the task is put, 3 the worker's last look, 4 who put it takes it."""
     parked = ParkedSeat(monkeypatch)
-    seat, gate = parked.seat, parked.gate
-
-    def release_only() -> None:
-        gate.release()
-
-    def look_back() -> None:
-        parked.opened.append(not seat._vacant or not gate.gate.acquire(False))
-
-    gate.before = release_only
-    gate.after = look_back
+    parked.inbox.after_put = parked.gate.stop_here
+    parked.inbox.before = parked.start_to_put
+    parked.inbox.after = parked.end_to_put
+    parked.strand.away = False
     parked.run()
-    assert parked.opened == [True]
-    assert (parked.strand.drives, parked.strand.lost) == (2, 0)
+    assert parked.told() == (1, 0, 1)
 
 
-def test_a_gate_and_a_worker_that_gives_up_at_the_same_moment_agree(
+@pytest.mark.parametrize("stands", ["before it looks", "before it takes"])
+def test_a_task_that_the_worker_takes_before_who_put_it_does_belongs_to_the_worker(
+    monkeypatch: pytest.MonkeyPatch, stands: str
+) -> None:
+    """1 the worker gives up, 2 the task is put, 3 the worker's last look, 4 that of who put it.
+
+    Who put it stands still before it looks, or when it has seen that the worker has given up.
+    """
+    parked = ParkedSeat(monkeypatch)
+    if stands == "before it looks":
+        parked.inbox.after_put = parked.gate.stop_here
+    else:
+        parked.task.before_take = parked.gate.stop_here
+    parked.inbox.before = parked.start_to_put
+    parked.run()
+    assert parked.told() == (2, 0, 0)
+    parked.end_to_put()
+    assert parked.told() == (2, 0, 0)
+
+
+def test_a_task_that_is_put_and_a_worker_that_gives_up_at_the_same_moment_agree(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Unforced, many times: the worker goes on if and only if the opener was told so."""
+    """Unforced, many times: either the worker goes on, or who put the task finds it gone."""
     for _ in range(ROUNDS):
         parked = ParkedSeat(monkeypatch)
         parked.strand.away = False
         barrier = threading.Barrier(2, timeout=LIMIT)
-
-        def look_once(parked: ParkedSeat = parked, barrier: threading.Barrier = barrier) -> None:
-            parked.strand.looks = lambda: None
-            barrier.wait()
-
-        parked.strand.looks = look_once
+        parked.strand.looks = barrier.wait
         worker = threading.Thread(target=parked.run)
         worker.start()
         barrier.wait()
-        parked.open_gate()
+        parked.put()
         worker.join(LIMIT)
         assert not worker.is_alive()
-        assert parked.strand.drives == (2 if parked.opened == [True] else 1)
+        assert parked.told() in ((2, 0, 0), (1, 0, 1))
 
 
 # --- exec_in_eventloop: when the cancellation comes
@@ -462,25 +516,9 @@ class Call:
         await until(self.gate.reached.is_set)
 
     def let_it_call(self) -> None:
-        """In the loop thread, which stands still: until the worker waits for its call."""
-        strand = self.task._threadhop_strand  # type: ignore[attr-defined]
-        posted = threading.Event()
-        loop = asyncio.get_running_loop()
-        call_soon_threadsafe = loop.call_soon_threadsafe
-        with pytest.MonkeyPatch.context() as patch:
-
-            def tell(callback: Any, *args: Any, **kwargs: Any) -> Any:
-                handle = call_soon_threadsafe(callback, *args, **kwargs)
-                posted.set()
-                return handle
-
-            with contextlib.suppress(AttributeError):  # uvloop's methods are read-only
-                patch.setattr(loop, "call_soon_threadsafe", tell)
-            self.gate.open()
-            if getattr(loop, "call_soon_threadsafe", None) is tell:
-                assert posted.wait(LIMIT)
-            else:
-                wait_until(lambda: strand.inner is not None)
+        """In the loop thread, which stands still: until the worker has posted its call."""
+        self.gate.open()
+        wait_until_posted()
 
     async def end(self) -> None:
         await until(self.task.done)
@@ -603,27 +641,33 @@ def test_a_coroutine_that_is_done_when_its_caller_is_cancelled_returns_its_value
     assert calls.pop().steps == ["value", "body ends"]
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
 def test_a_call_whose_result_is_there_when_its_caller_is_cancelled_returns_it(
-    loops: LoopKind, one: Executor, monkeypatch: pytest.MonkeyPatch
+    loops: LoopKind, one: Executor, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """1 the result is written, 2 cancel, 3 the worker is woken: the exit raises."""
+    """1 the result is known, 2 it is put before the worker, cancelled just before or just after.
+
+    The exit raises.
+    """
     calls: list[Call] = []
     end = LoopCall._end
 
     def lying_end(self: LoopCall, value: Any, error: BaseException | None) -> None:
-        release = self._gate.release
-        gate = self._gate
+        ended = self._ended
 
-        class LateGate:
-            acquire = gate.acquire
+        class LateQueue:
+            get = ended.get  # for a worker that does not wait yet
 
-            def release(self) -> None:
-                calls[0].task.cancel("stop")
-                release()
+            def put(self, result: Any) -> None:
+                if when == "before":
+                    calls[0].task.cancel("stop")
+                ended.put(result)
+                if when == "after":
+                    calls[0].task.cancel("stop")
 
         monkeypatch.setattr(LoopCall, "_end", end)
-        lying: Any = LateGate()
-        self._gate = lying
+        lying: Any = LateQueue()
+        self._ended = lying
         self._end(value, error)
 
     async def main() -> None:
@@ -706,13 +750,13 @@ def test_a_call_raises_when_its_loop_is_closed_while_it_waits(
         # shows that it waits.
         polled = threading.Event()
         strand: Any = task._threadhop_strand  # type: ignore[attr-defined]
-        home_is_gone = type(strand).home_is_gone
+        is_gone = type(strand).is_gone
 
         def tell(self: Any) -> Any:
             polled.set()
-            return home_is_gone(self)
+            return is_gone(self)
 
-        monkeypatch.setattr(type(strand), "home_is_gone", tell)
+        monkeypatch.setattr(type(strand), "is_gone", tell)
         gate.open()
         assert polled.wait(LIMIT)
     loop.close()
@@ -742,14 +786,14 @@ def test_a_result_that_comes_just_before_the_loop_is_closed_is_not_lost(
         task = start(block(gate))
         await until(gate.reached.is_set)
         strand: Any = task._threadhop_strand  # type: ignore[attr-defined]
-        home_is_gone = type(strand).home_is_gone
+        is_gone = type(strand).is_gone
 
         def lying(self: Any) -> Any:
             looking.set()
             assert look.wait(LIMIT)
-            return home_is_gone(self)
+            return is_gone(self)
 
-        monkeypatch.setattr(type(strand), "home_is_gone", lying)
+        monkeypatch.setattr(type(strand), "is_gone", lying)
         gate.open()
         assert looking.wait(LIMIT)  # the loop stands still
         await suspend()

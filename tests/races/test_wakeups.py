@@ -7,7 +7,8 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,8 +16,7 @@ from _loops import LoopKind
 from _steps import LIMIT, Gate, until, wait_until
 
 from threadhop import threadpool
-from threadhop._backends._asyncio import AsyncioStrand
-from threadhop._backends._home import Home
+from threadhop._backends._asyncio import AsyncioSuspension, EntryQueue
 
 here = threading.get_ident
 
@@ -28,23 +28,27 @@ def in_another_thread(func: Callable[[], object]) -> None:
     assert not thread.is_alive()
 
 
-# --- the home of a loop, by itself
+# --- the queue of a loop, by itself
 
 
 class FakeLoop:
     """Keeps the callbacks until the test runs them."""
 
     def __init__(self) -> None:
-        self.callbacks: list[Callable[[], None]] = []
+        self.callbacks: list[Callable[[], object]] = []
         self.closed = False
+        #: What waking it raises, although it is open.
+        self.error: BaseException | None = None
 
     def is_closed(self) -> bool:
         return self.closed
 
-    def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
+    def call_soon_threadsafe(self, callback: Callable[..., None], *args: object) -> None:
+        if self.error is not None:
+            raise self.error
         if self.closed:
             raise RuntimeError("Event loop is closed")
-        self.callbacks.append(callback)
+        self.callbacks.append(partial(callback, *args))
 
     call_soon = call_soon_threadsafe
 
@@ -54,22 +58,20 @@ class FakeLoop:
             self.callbacks.pop(0)()
 
 
-class FakeStrand:
-    def __init__(self, loop: FakeLoop, arriving: Callable[[], object] = lambda: None) -> None:
-        self.loop = loop
-        self.arriving = arriving
-        self.arrived = 0
-        self.lost = 0
+class FakeEntry:
+    def __init__(self) -> None:
+        #: Called once, while it is delivered.
+        self.arriving: Callable[[], object] = lambda: None
+        self.delivered = 0
+        self.abandoned = 0
 
-    def get_loop(self) -> FakeLoop:
-        return self.loop
+    def deliver(self) -> None:
+        self.delivered += 1
+        arriving, self.arriving = self.arriving, lambda: None
+        arriving()
 
-    def arrive_home(self) -> None:
-        self.arrived += 1
-        self.arriving()
-
-    def lose(self) -> None:
-        self.lost += 1
+    def abandon(self) -> None:
+        self.abandoned += 1
 
 
 class LyingLock:
@@ -93,6 +95,9 @@ class LyingLock:
         self.lock.release()
         self._hook("after release")
 
+    def locked(self) -> bool:
+        return self.lock.locked()
+
 
 class LyingDeque(deque[Any]):
     """Runs something before its length is told, once."""
@@ -107,22 +112,29 @@ class LyingDeque(deque[Any]):
 
 
 class Street:
-    """A home with lying parts, its loop and some strands."""
+    """A queue with lying parts, its loop and some entries."""
 
     def __init__(self) -> None:
-        self.home = Home()
+        self.entry_queue = EntryQueue()
         self.loop = FakeLoop()
         self.lock = LyingLock()
-        self.ready = LyingDeque()
-        self.home._armed = self.lock  # type: ignore[assignment]
-        self.home._ready = self.ready
-        self.strands = [FakeStrand(self.loop) for _ in range(4)]
+        self.waiting = LyingDeque()
+        self.entry_queue._wakeup_pending = self.lock  # type: ignore[assignment]
+        self.entry_queue._queue = self.waiting
+        self.entry_queue._next_ones = iter(self.waiting.popleft, None)
+        self.entries = [FakeEntry() for _ in range(4)]
 
     def post(self, number: int) -> None:
-        in_another_thread(lambda: self.home.post(self.strands[number], self.loop))  # type: ignore[arg-type]
+        in_another_thread(lambda: self.post_here(number))
 
-    def arrived(self) -> list[int]:
-        return [strand.arrived for strand in self.strands]
+    def post_here(self, number: int) -> None:
+        self.entry_queue.post(self.entries[number], self.loop)  # type: ignore[arg-type]
+
+    def delivered(self) -> list[int]:
+        return [entry.delivered for entry in self.entries]
+
+    def abandoned(self) -> list[int]:
+        return [entry.abandoned for entry in self.entries]
 
 
 def test_many_posts_wake_the_loop_once() -> None:
@@ -131,7 +143,7 @@ def test_many_posts_wake_the_loop_once() -> None:
         street.post(number)
     assert len(street.loop.callbacks) == 1
     street.loop.run()
-    assert street.arrived() == [1, 1, 1, 1]
+    assert street.delivered() == [1, 1, 1, 1]
 
 
 def test_a_post_after_the_drain_wakes_the_loop_again() -> None:
@@ -141,7 +153,7 @@ def test_a_post_after_the_drain_wakes_the_loop_again() -> None:
     street.post(1)
     assert len(street.loop.callbacks) == 1
     street.loop.run()
-    assert street.arrived() == [1, 1, 0, 0]
+    assert street.delivered() == [1, 1, 0, 0]
 
 
 @pytest.mark.parametrize("moment", ["before release", "after release"])
@@ -151,19 +163,19 @@ def test_a_post_while_the_drain_disarms_is_not_lost(moment: str) -> None:
     street.post(0)
     street.lock.hooks[moment] = lambda: street.post(1)
     street.loop.run()
-    assert street.arrived() == [1, 1, 0, 0]
+    assert street.delivered() == [1, 1, 0, 0]
     street.post(2)  # and nothing stayed armed
     street.loop.run()
-    assert street.arrived() == [1, 1, 1, 0]
+    assert street.delivered() == [1, 1, 1, 0]
 
 
 def test_a_post_while_the_drain_counts_is_not_lost() -> None:
     """1 the drain has disarmed, 2 a post comes, 3 the drain counts and resumes both or one."""
     street = Street()
     street.post(0)
-    street.ready.hook = lambda: street.post(1)
+    street.waiting.hook = lambda: street.post(1)
     street.loop.run()
-    assert street.arrived() == [1, 1, 0, 0]
+    assert street.delivered() == [1, 1, 0, 0]
 
 
 @pytest.mark.parametrize("moment", ["before acquire", "after acquire"])
@@ -174,27 +186,28 @@ def test_a_drain_in_the_middle_of_a_post_loses_nothing(moment: str) -> None:
     street.lock.hooks[moment] = street.loop.run
     street.post(1)
     street.loop.run()
-    assert street.arrived() == [1, 1, 0, 0]
+    assert street.delivered() == [1, 1, 0, 0]
     street.post(2)
     street.loop.run()
-    assert street.arrived() == [1, 1, 1, 0]
+    assert street.delivered() == [1, 1, 1, 0]
 
 
 def test_a_post_out_of_a_resumed_step_waits_for_the_next_turn() -> None:
     """The loop's other callbacks have a turn in between."""
     street = Street()
-    street.strands[0].arriving = lambda: street.home.post(street.strands[1], street.loop)  # type: ignore[arg-type]
+    street.entries[0].arriving = lambda: street.post_here(1)
     street.post(0)
     street.loop.callbacks.pop(0)()
-    assert street.arrived() == [1, 0, 0, 0]
+    assert street.delivered() == [1, 0, 0, 0]
     street.loop.run()
-    assert street.arrived() == [1, 1, 0, 0]
+    assert street.delivered() == [1, 1, 0, 0]
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
 def test_an_interrupt_out_of_one_step_leaves_the_others_for_the_next_turn(
     interrupt: type[BaseException],
 ) -> None:
+    """The interrupted one comes first again: it alone knows how far it came."""
     street = Street()
 
     def raise_it() -> None:
@@ -202,12 +215,13 @@ def test_an_interrupt_out_of_one_step_leaves_the_others_for_the_next_turn(
 
     for number in range(4):
         street.post(number)
-    street.strands[1].arriving = raise_it
+    street.entries[1].arriving = raise_it
     with pytest.raises(interrupt):
         street.loop.run()
-    assert street.arrived() == [1, 1, 0, 0]
-    street.loop.run()
-    assert street.arrived() == [1, 1, 1, 1]
+    assert street.delivered() == [1, 1, 0, 0]
+    street.loop.callbacks.pop(0)()
+    assert street.delivered() == [1, 2, 1, 1]
+    assert not street.loop.callbacks
 
 
 def test_an_interrupt_and_a_post_at_once_wake_the_loop_once() -> None:
@@ -220,12 +234,47 @@ def test_an_interrupt_and_a_post_at_once_wake_the_loop_once() -> None:
 
     for number in range(3):
         street.post(number)
-    street.strands[0].arriving = post_and_raise
+    street.entries[0].arriving = post_and_raise
     with pytest.raises(KeyboardInterrupt):
         street.loop.run()
     assert len(street.loop.callbacks) == 1
     street.loop.run()
-    assert street.arrived() == [1, 1, 1, 1]
+    assert street.delivered() == [2, 1, 1, 1]  # number 0 was interrupted
+
+
+def test_a_look_finds_what_an_interrupted_drain_has_left() -> None:
+    """1 a post wakes the loop, 2 Ctrl+C as the drain begins, 3 a cancelled task has it look."""
+    street = Street()
+    street.post(0)
+    street.loop.callbacks.clear()  # it never came to its first line
+    street.entry_queue.post_again(street.loop)  # type: ignore[arg-type]
+    street.loop.run()
+    assert street.delivered() == [1, 0, 0, 0]
+    street.post(1)  # and nothing stayed armed
+    street.loop.run()
+    assert street.delivered() == [1, 1, 0, 0]
+
+
+def test_a_look_at_an_empty_queue_does_not_wake_the_loop() -> None:
+    street = Street()
+    street.entry_queue.post_again(street.loop)  # type: ignore[arg-type]
+    assert not street.loop.callbacks
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_post_that_cannot_wake_an_open_loop_raises_and_the_next_one_brings_both(
+    error: type[BaseException],
+) -> None:
+    street = Street()
+    street.loop.error = error()
+    with pytest.raises(error):
+        street.post_here(0)
+    street.loop.error = None
+    street.post(1)
+    assert len(street.loop.callbacks) == 1
+    street.loop.run()
+    assert street.delivered() == [1, 1, 0, 0]
+    assert street.abandoned() == [0, 0, 0, 0]
 
 
 def test_a_drain_nested_in_a_step_takes_the_rest() -> None:
@@ -238,9 +287,9 @@ def test_a_drain_nested_in_a_step_takes_the_rest() -> None:
         street.post(3)
         street.loop.run()
 
-    street.strands[0].arriving = run_nested
+    street.entries[0].arriving = run_nested
     street.loop.run()
-    assert street.arrived() == [1, 1, 1, 2]  # number 3 was posted twice
+    assert street.delivered() == [1, 1, 1, 2]  # number 3 was posted twice
 
 
 def test_each_post_to_a_closed_loop_is_lost_once_and_nothing_stays_armed() -> None:
@@ -248,7 +297,7 @@ def test_each_post_to_a_closed_loop_is_lost_once_and_nothing_stays_armed() -> No
     street.loop.closed = True
     street.post(0)
     street.post(1)
-    assert [strand.lost for strand in street.strands] == [1, 1, 0, 0]
+    assert street.abandoned() == [1, 1, 0, 0]
     assert not street.lock.lock.locked()
 
 
@@ -259,22 +308,22 @@ def test_a_loop_that_closes_with_a_wake_up_under_way_loses_what_comes_later_alou
     street.loop.callbacks.clear()
     street.loop.closed = True
     street.post(1)
-    assert [strand.lost for strand in street.strands] == [1, 1, 0, 0]
+    assert street.abandoned() == [1, 1, 0, 0]
 
 
 def test_many_posts_from_many_threads_all_arrive() -> None:
     """No forced order: eight threads against one drain."""
-    home = Home()
+    entry_queue = EntryQueue()
     loop = FakeLoop()
-    strands = [[FakeStrand(loop) for _ in range(400)] for _ in range(8)]
+    entries = [[FakeEntry() for _ in range(400)] for _ in range(8)]
     barrier = threading.Barrier(9, timeout=LIMIT)
 
-    def post_all(mine: list[FakeStrand]) -> None:
+    def post_all(mine: list[FakeEntry]) -> None:
         barrier.wait()
-        for strand in mine:
-            home.post(strand, loop)  # type: ignore[arg-type]
+        for entry in mine:
+            entry_queue.post(entry, loop)  # type: ignore[arg-type]
 
-    threads = [threading.Thread(target=post_all, args=(mine,)) for mine in strands]
+    threads = [threading.Thread(target=post_all, args=(mine,)) for mine in entries]
     for thread in threads:
         thread.start()
     barrier.wait()
@@ -283,7 +332,7 @@ def test_many_posts_from_many_threads_all_arrive() -> None:
     loop.run()
     for thread in threads:
         thread.join(LIMIT)
-    assert {strand.arrived for mine in strands for strand in mine} == {1}
+    assert {entry.delivered for mine in entries for entry in mine} == {1}
 
 
 # --- tasks of a real loop
@@ -329,8 +378,8 @@ def test_an_interrupt_out_of_one_task_loses_none_that_came_home_with_it(
     async def main() -> None:
         await until(gate.reached.is_set)
         gate.open()
-        home = loop._threadhop_home  # type: ignore[attr-defined]
-        wait_until(lambda: len(home._ready) == 8)  # the loop stands still until all are there
+        home = loop._threadhop_loop  # type: ignore[attr-defined]
+        wait_until(lambda: len(home._queue) == 8)  # the loop stands still until all are there
         await asyncio.wait(tasks)
 
     loop = asyncio.new_event_loop()
@@ -353,7 +402,7 @@ def test_a_wake_up_that_raises_in_the_worker_is_a_warning_and_leaves_both_usable
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As if the loop was closed just then; the next block of this loop is undisturbed."""
+    """The loop says that it is closed; the next block of this loop is undisturbed."""
     gate = Gate()
 
     async def block() -> str:
@@ -370,6 +419,7 @@ def test_a_wake_up_that_raises_in_the_worker_is_a_warning_and_leaves_both_usable
         await until(gate.reached.is_set)
         with monkeypatch.context() as patch:
             patch.setattr(loop, "call_soon_threadsafe", closed)
+            patch.setattr(loop, "is_closed", lambda: True)
             gate.open()
             assert pool.submit(str, 1).result(LIMIT) == "1"  # the worker has left the block
         assert [record.levelno for record in caplog.records] == [logging.WARNING]
@@ -383,7 +433,53 @@ def test_a_wake_up_that_raises_in_the_worker_is_a_warning_and_leaves_both_usable
         loop.close()
 
 
-# --- what the Task tells the strand
+class KeepingExecutor(Executor):
+    """Keeps the futures of its jobs."""
+
+    def __init__(self, pool: Executor) -> None:
+        self.pool = pool
+        self.futures: list[Future[Any]] = []
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = self.pool.submit(fn, *args, **kwargs)
+        self.futures.append(future)
+        return future
+
+
+def test_a_wake_up_that_raises_although_the_loop_is_open_is_told_and_made_up_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The future of the job has the error; the next task that comes home brings the first one."""
+    gate = Gate()
+
+    async def block(executor: Executor, gate: Gate) -> str:
+        async with threadpool(executor):
+            gate.stop_here()
+        return "value"
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("the loop cannot be woken")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        executor = KeepingExecutor(pool)
+        first = loop.create_task(block(executor, gate))
+        await until(gate.reached.is_set)
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "call_soon_threadsafe", broken)
+            gate.open()
+            assert isinstance(executor.futures[0].exception(LIMIT), OSError)
+        assert not first.done()
+        undisturbed = Gate()
+        undisturbed.open()
+        second = loop.create_task(block(executor, undisturbed))
+        assert await asyncio.wait_for(asyncio.gather(first, second), LIMIT) == ["value", "value"]
+
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(main())
+
+
+# --- what the Task tells its suspension
 
 
 class TaskWithoutCoroutine(asyncio.Task[Any]):
@@ -425,18 +521,18 @@ def test_a_wake_up_that_belongs_to_no_task_is_called_and_the_error_is_raised_the
 
         def step(self, *_: object) -> None:
             try:
-                strand = self.coro.send(None)
+                suspension = self.coro.send(None)
             except StopIteration as stop:
                 self.ended.set_result(stop.value)
                 return
-            assert isinstance(strand, AsyncioStrand)
-            strand._asyncio_future_blocking = False
+            assert isinstance(suspension, AsyncioSuspension)
+            suspension._asyncio_future_blocking = False
 
             def wakeup(future: Any) -> None:
                 future.result()
                 self.step()
 
-            strand.add_done_callback(wakeup)
+            suspension.add_done_callback(wakeup)
 
     async def drive() -> str:
         driver = Driver(main())

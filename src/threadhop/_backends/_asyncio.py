@@ -1,39 +1,44 @@
 """asyncio's side of a strand: how a task leaves its loop, and how a thread wakes it again.
 
 All of it is public behaviour: a Task awaits an object that acts like a future. It asks for
-``_asyncio_future_blocking`` and ``get_loop()``, calls ``add_done_callback(wakeup, context=...)``
-when the coroutine is suspended, ``cancel(msg)`` when it is cancelled, and, once the loop has run
-``wakeup``, ``result()``. Nothing else is ever asked of it, so the strand itself is that object.
+``_asyncio_future_blocking`` and ``_loop``, calls ``add_done_callback(wakeup, context=...)`` when
+the coroutine is suspended, ``cancel(msg)`` when it is cancelled, and, once the loop has run
+``wakeup``, ``result()``. Nothing else is ever asked of it.
+
+Ctrl+C may raise KeyboardInterrupt between any two lines that run on the loop thread. It loses no
+task: whatever was taken out of a queue is put back unless it has gone on, and a wake-up that is
+told twice takes effect once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
+import threading
 import weakref
 from _thread import allocate_lock
 from asyncio import AbstractEventLoop, Task
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import Context
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from .. import _process
-from .._errors import LOOP_CLOSED, LOOP_STOPPED, NO_TASK, TASK_LEFT, log
+from .._contexts import Tokens
+from .._contract import Loop, LoopSuspension
+from .._errors import NO_TASK
 from .._outcome import Ended
 from .._strand import Strand
-from .._traps import checkpoint, travel
-from ._home import default_executor_of, home_of, shown_default_executor
-from ._loop_call import LoopCall, call_in_loop
+from .._traps import checkpoint
+from ._loop_call import call_in_loop
 
 # A task of the pure Python class is unknown to the current_task() written in C.
 _py_current_task: Callable[[AbstractEventLoop], Task[Any] | None] = getattr(
     asyncio.tasks, "_py_current_task", asyncio.current_task
 )
 _PyFuture: type[asyncio.Future[Any]] = getattr(asyncio.futures, "_PyFuture", asyncio.Future)
-
-#: Never held: an attempt to take it orders what stands before and after it.
-_fence = allocate_lock()
 
 
 def _current_task(loop: AbstractEventLoop) -> Task[Any] | None:
@@ -57,9 +62,9 @@ def strand_of_current_task(loop: AbstractEventLoop) -> Strand:
     task = _current_task(loop)
     if task is None:
         raise RuntimeError(NO_TASK)
-    strand: AsyncioStrand | None = getattr(task, "_threadhop_strand", None)
+    strand: Strand | None = getattr(task, "_threadhop_strand", None)
     if strand is None:
-        strand = task._threadhop_strand = AsyncioStrand(loop)  # type: ignore[attr-defined]
+        strand = task._threadhop_strand = Strand(loop_of(loop))  # type: ignore[attr-defined]
     return strand
 
 
@@ -69,45 +74,213 @@ def existing_strand_of_current_task(loop: AbstractEventLoop) -> Strand | None:
     return strand
 
 
-class AsyncioStrand(Strand):
-    """A strand, and the future that its task awaits while it is away."""
+class Posted(Protocol):
+    """What a thread posts to the loop."""
 
-    __slots__ = (
-        "_asyncio_future_blocking",
-        "_context",
-        "_home",
-        "_loop",
-        "_wakeup",
-    )
+    def deliver(self) -> None:
+        """In a callback of the loop, never within the step of a task.
 
-    #: What makes it a future for the Task, which sets it to False whenever it takes note of that.
-    _asyncio_future_blocking: bool
-    #: The task's own callback, and the Context to run it in; None while it is at home.
-    _wakeup: Callable[[object], None] | None
-    _context: Context | None
-    _ended: Ended | None = None
-    #: The call that the worker waits for, see ``Caller``.
-    inner: LoopCall | None = None
-    #: The task, for the parked workers.
-    _task: weakref.ref[Task[Any]] | None = None
+        Interrupted by Ctrl+C it is called again. So it may be called twice.
+        """
+
+    def abandon(self) -> None:
+        """In any thread: the loop is closed, so it is never delivered."""
+
+
+class EntryQueue:
+    """What is ready to come to the loop: tasks, and results of calls.
+
+    The threads append to ``_queue``; only the one that finds nobody else doing so wakes the loop,
+    and one callback of the loop then delivers all.
+    """
+
+    __slots__ = ("_next_ones", "_queue", "_wakeup_pending")
+
+    def __init__(self) -> None:
+        # A deque bears appends of threads and of signal handlers at any moment.
+        self._queue: deque[Posted] = deque()
+        #: Takes one out at each step.
+        self._next_ones = iter(self._queue.popleft, None)
+        #: Held from the moment at which somebody wakes the loop to the one at which it looks.
+        self._wakeup_pending = allocate_lock()
+
+    def post(self, entry: Posted, loop: AbstractEventLoop) -> None:
+        """In any thread."""
+        self._queue.append(entry)
+        # Whoever fails to take the flag leaves the entry to the one that has it, whose callback has
+        # not begun yet: that releases the flag before it counts what is there, so it counts this.
+        if not self._wakeup_pending.acquire(False):
+            if loop.is_closed():
+                self.abandon_all()
+            return
+        try:
+            loop.call_soon_threadsafe(self.run_all_bounded, loop)
+        except BaseException:
+            self._wakeup_pending.release()
+            if not loop.is_closed():
+                raise
+            self.abandon_all()
+
+    def post_again(self, loop: AbstractEventLoop) -> None:
+        """In the loop thread, by a task that is cancelled: look whether anything is there.
+
+        After Ctrl+C at the first line of ``run_all_bounded`` nobody else would.
+        """
+        if self._queue:
+            loop.call_soon(self.run_all_bounded, loop)
+
+    def run_all_bounded(self, loop: AbstractEventLoop) -> None:
+        """In the loop thread."""
+        queue, entry = self._queue, None
+        try:
+            if self._wakeup_pending.locked():
+                self._wakeup_pending.release()
+            # Not those that come in meanwhile: the loop's other callbacks have a turn in between.
+            for _ in range(len(queue)):
+                if not queue:  # A loop that runs nested in one of the steps took the rest.
+                    return
+                # Taken out and kept in one step, between which no signal handler comes in.
+                for entry in self._next_ones:  # noqa: B007 - used below
+                    break
+                assert entry is not None, "the queue is not empty"
+                entry.deliver()
+        except BaseException:
+            # KeyboardInterrupt or SystemExit out of a step, or at a line here. The loop will stop;
+            # whoever runs it again finds the others, and this one, if it was not delivered.
+            if entry is not None:
+                queue.appendleft(entry)
+            if queue and self._wakeup_pending.acquire(False):
+                loop.call_soon(self.run_all_bounded, loop)
+            raise
+        finally:
+            del entry  # This frame may stay in a traceback, which must not keep the task.
+
+    def abandon_all(self) -> None:
+        """In any thread: the loop is closed."""
+        while True:
+            try:
+                entry = self._queue.popleft()
+            except IndexError:
+                return
+            entry.abandon()
+
+
+def loop_of(loop: AbstractEventLoop) -> AsyncioLoop:
+    """In the loop thread."""
+    try:
+        found: AsyncioLoop = loop._threadhop_loop  # type: ignore[attr-defined]
+    except AttributeError:
+        found = loop._threadhop_loop = AsyncioLoop(loop)  # type: ignore[attr-defined]
+    return found
+
+
+class AsyncioLoop(EntryQueue, Loop):
+    """What there is once for each asyncio loop. It is an attribute of the loop."""
+
+    __slots__ = ("_loop", "_run_in_executor", "_thread", "asyncgen_hooks")
 
     def __init__(self, loop: AbstractEventLoop) -> None:
-        self._loop = loop
-        self._home = home = home_of(loop)
-        self._asyncio_future_blocking = True
-        self._wakeup = self._context = None
-        super().__init__(home.asyncgen_hooks)
+        super().__init__()
+        self._loop = weakref.ref(loop)
+        #: The thread that runs the loop.
+        self._thread = threading.current_thread()
+        #: The loop's own: it has set them when it began to run. (What sys returns is unknown to
+        #: the garbage collector, and they refer to the loop.)
+        self.asyncgen_hooks = tuple(sys.get_asyncgen_hooks())
+        #: Stands for a default executor that the loop does not show; made when one is asked for.
+        self._run_in_executor: RunInExecutor | None = None
+
+    def suspend(self, strand: Strand) -> AsyncioSuspension:
+        suspension = AsyncioSuspension()
+        suspension._asyncio_future_blocking = True
+        loop = self._loop()
+        assert loop is not None, "it runs"
+        suspension._loop = loop
+        suspension._strand = strand
+        suspension._wakeup = suspension._context = None
+        return suspension
+
+    def is_closed(self) -> bool:
+        loop = self._loop()
+        return loop is None or loop.is_closed()
+
+    def is_gone(self) -> bool:
+        loop = self._loop()
+        if loop is None or loop.is_closed():
+            return True
+        # A loop that runs in a thread of its own may still bring the task back; but daemon
+        # threads are not waited for.
+        return _process.is_ending() and (not loop.is_running() or self._thread.daemon)
+
+    def default_executor(self, strand: Strand) -> Executor:
+        loop = self._loop()
+        assert loop is not None, "a task of it runs"
+        executor = shown_default_executor(loop)
+        if executor is not None:
+            return executor
+        if strand.job is None:
+            return default_executor_of(loop)
+        # Only the loop thread may make it, and a worker may wait.
+        made: Executor = self.call(
+            strand, partial(default_executor_of, loop), strand.variables.worker_tokens
+        )
+        return made
+
+    def stand_in(self, loop: AbstractEventLoop) -> RunInExecutor:
+        """In the loop thread: for a default executor that cannot be seen."""
+        if self._run_in_executor is None:
+            self._run_in_executor = RunInExecutor(loop)
+        return self._run_in_executor
+
+    def cancellation(self, why: Any) -> asyncio.CancelledError:
+        return asyncio.CancelledError(*((why,) if isinstance(why, str) else why))
+
+    def is_cancellation(self, error: BaseException | None) -> bool:
+        return isinstance(error, asyncio.CancelledError)
+
+    def why(self, error: BaseException) -> tuple[Any, ...]:
+        return error.args
+
+    def count_cancels(self) -> int:
+        loop = self._loop()
+        task = None if loop is None else _current_task(loop)
+        return 0 if task is None else task.cancelling()
+
+    async def let_pending_cancellation_out(self) -> None:
+        loop = self._loop()
+        if loop is not None and getattr(_current_task(loop), "_must_cancel", False):
+            await checkpoint()
+
+    def call(self, strand: Strand, func: Callable[[], Any], tokens: Tokens) -> Any:
+        loop = self._loop()
+        assert loop is not None, "the task refers to it"
+        return call_in_loop(self.post, loop, strand, func, tokens)
+
+
+class AsyncioSuspension(LoopSuspension):
+    """The future that a Task awaits while it is away. A new one for each departure."""
+
+    # No __init__: see ``AsyncioLoop.suspend``.
+    __slots__ = ("_asyncio_future_blocking", "_context", "_loop", "_strand", "_wakeup")
+
+    #: What makes it a future for the Task, which sets it to False when it takes note of that.
+    _asyncio_future_blocking: bool
+    #: The Task asks for ``get_loop()``, else for this: no call, in which Ctrl+C could come.
+    _loop: AbstractEventLoop
+    _strand: Strand
+    #: The task's own callback, and the Context to run it in. Whoever takes it, resumes the task: in
+    #: the loop thread only. None before the task is suspended, and after it was resumed.
+    _wakeup: Callable[[object], None] | None
+    _context: Context | None
+
+    #: The Task asks for it before it resumes the coroutine. What went wrong is raised in there. It
+    #: is no function of Python: Ctrl+C at its entry would be thrown into the coroutine.
+    result: Callable[[], None] = staticmethod(type(None))
 
     def __repr__(self) -> str:
-        place = f"in the block at {self.where()}" if self.entries else "on its way"
-        return f"<threadhop: {place}>"
+        return repr(self._strand)
 
     # The future, as the Task sees it. All in the loop thread.
-
-    leave_home = travel
-
-    def get_loop(self) -> AbstractEventLoop:
-        return self._loop
 
     def add_done_callback(
         self, wakeup: Callable[[object], None], *, context: Context | None = None
@@ -116,157 +289,149 @@ class AsyncioStrand(Strand):
 
         It must not raise: the task would wait for ever, and could not even be cancelled.
         """
-        self._wakeup = wakeup
-        self._context = context
+        strand = self._strand
         try:
+            self._wakeup = wakeup
+            self._context = context
             task: Task[Any] = wakeup.__self__  # type: ignore[attr-defined]
-            self.coro = task.get_coro()  # type: ignore[assignment]
+            strand.coro = task.get_coro()  # type: ignore[assignment]
             if getattr(task, "_must_cancel", False):
                 # The Task will call cancel() as soon as this returns. That is too late: a worker
                 # might have begun the body.
                 self.cancel(getattr(task, "_cancel_message", None))
+            strand.leave_loop()
         except BaseException as exc:
-            self.failure = exc
-            self.resume_at(None)
-            return
-        try:
-            self.depart_from_home()
-        except BaseException as exc:
-            # Ctrl+C. If a worker has the task already, it is for the loop.
-            target = self._heading
-            if target is None or not target.fail(exc):
+            self._wakeup = wakeup
+            self._context = context
+            if not strand.leaving_failed(exc):
                 self._loop.call_soon(_reraise, exc)
 
     def cancel(self, msg: object = None) -> bool:
-        """Remember it, and give up a booking; a body that runs comes to its end first.
+        """Note it. A queued job is given up, a body that runs comes to its end first.
 
         Always True: that tells the Task not to raise anything by itself. This may run in a signal
         handler, between any two lines of this thread, so it never waits for a lock.
         """
-        args = () if msg is None else (msg,)
-        self.seen_cancels += 1
-        if self.cancelled is None:
-            self.cancelled = self.seen_args = args
-        if _fence.acquire(False):
-            _fence.release()
-        booking = self.booking
-        if booking is not None:
-            booking.fail(None)
-        inner = self.inner
-        if inner is not None:
-            inner.cancel(args)
+        strand = self._strand
+        strand.token.request(() if msg is None else (msg,))
+        strand.loop.post_again(self._loop)  # type: ignore[attr-defined]
         return True
-
-    def result(self) -> None:
-        """The Task is about to resume the coroutine, here. What went wrong is raised in there."""
-        self.place = None
-        self._asyncio_future_blocking = True
 
     # The way back.
 
-    def post_home(self) -> None:
-        self._home.post(self, self._loop)
+    def resume(self) -> None:
+        self._strand.loop.post(self, self._loop)  # type: ignore[attr-defined]
 
-    def lose(self) -> None:
-        if self._loop.is_closed():
-            what = LOOP_CLOSED
-        elif self._task_has_ended():
-            what = TASK_LEFT
-        else:
-            what = LOOP_STOPPED
-        log.warning(what, self.where())
-        self.let_go()
-        self._wakeup = self._context = None
-
-    def post_end(self, ended: Ended) -> None:
-        self._ended = ended
-        self.post_home()
-
-    def arrive_home(self) -> None:
+    def deliver(self) -> None:
         """In a callback of the loop, never within the step of another task."""
-        wakeup, context = self._wakeup, self._context
-        self._wakeup = self._context = None
-        assert wakeup is not None, "a task is posted home once for each time it left"
+        wakeup, context, strand = self._wakeup, self._context, self._strand
+        if wakeup is None:
+            return
         try:
-            if self._ended is not None:
-                _finish(wakeup.__self__, self._ended)  # type: ignore[attr-defined]
-            elif context is None:
+            strand.coro = None
+            strand.arrive(None)
+            self._wakeup = self._context = strand.suspension = None
+            if context is None:
                 wakeup(self)
             else:
                 context.run(wakeup, self)
+        except BaseException:
+            # Ctrl+C. If it came before the Task went on, that still waits for this.
+            if getattr(wakeup.__self__, "_fut_waiter", None) is self:  # type: ignore[attr-defined]
+                self._wakeup, self._context, strand.suspension = wakeup, context, self
+            raise
         finally:
             # The error that ends the task has a traceback, whose frames lead back to this one.
-            del self, wakeup, context
+            del self, wakeup, context, strand
 
-    def watch_task(self) -> None:
-        self._task = weakref.ref(self._wakeup.__self__)  # type: ignore[union-attr]
+    def finish(self, ended: Ended) -> None:
+        finished = _FinishedTask(self._wakeup.__self__, ended)  # type: ignore[union-attr]
+        self._wakeup = self._context = self._strand.suspension = None
+        self._strand.loop.post(finished, self._loop)  # type: ignore[attr-defined]
 
-    def home_is_closed(self) -> bool:
-        return self._loop.is_closed()
+    def abandon(self) -> None:
+        self._strand.abandon()
 
-    def home_is_gone(self) -> bool:
-        if self._loop.is_closed():
-            return True
-        if self._task_has_ended():
-            return True
-        # A loop that runs in a thread of its own may still bring the task back; but daemon
-        # threads are not waited for.
-        return _process.is_ending() and (not self._loop.is_running() or self._home.thread.daemon)
+    def forget_task(self) -> None:
+        self._wakeup = self._context = None
 
-    def _task_has_ended(self) -> bool:
-        """False as long as nobody watches it."""
-        if self._task is None:
-            return False
-        task = self._task()
-        return task is None or task.done()
-
-    def default_executor(self) -> Executor:
-        executor = shown_default_executor(self._loop)
-        if executor is not None:
-            return executor
-        if self.place is None:
-            return default_executor_of(self._loop)
-        # Only the loop thread may make it, and a worker may wait.
-        made: Executor = self.call_home(partial(default_executor_of, self._loop))
-        return made
-
-    def is_cancellation(self, error: BaseException | None) -> bool:
-        return isinstance(error, asyncio.CancelledError)
+    def watch_task(self) -> Callable[[], bool]:
+        return partial(_has_ended, weakref.ref(self._wakeup.__self__))  # type: ignore[union-attr]
 
     def count_cancels(self) -> int:
-        wakeup = self._wakeup
-        if wakeup is None:
-            task = _current_task(self._loop)
-            return 0 if task is None else task.cancelling()
-        return wakeup.__self__.cancelling()  # type: ignore[attr-defined, no-any-return]
-
-    def cancellation(self, args: tuple[Any, ...] | str | None = None) -> asyncio.CancelledError:
-        if args is None:
-            args = self.cancelled or ()
-        return asyncio.CancelledError(*((args,) if isinstance(args, str) else args))
-
-    async def let_pending_cancellation_out(self) -> None:
-        if getattr(_current_task(self._loop), "_must_cancel", False):
-            await checkpoint()
-
-    def call_home(self, func: Callable[[], Any]) -> Any:
-        return call_in_loop(self, func, self.worker_tokens)
+        return self._wakeup.__self__.cancelling()  # type: ignore[union-attr, no-any-return]
 
 
-def _finish(task: Task[Any], ended: Ended) -> None:
-    """In the loop thread: give *task* the result of its coroutine, which ended elsewhere."""
-    # A Task refuses set_result(). What it inherits from Future does not.
-    future = _PyFuture if isinstance(task, _PyFuture) else asyncio.Future
-    error = ended.error
-    if error is None:
-        future.set_result(task, ended.value)
-    elif isinstance(error, asyncio.CancelledError):
-        future.cancel(task, *error.args[:1])
-    else:
-        future.set_exception(task, error)
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            raise error
+def _has_ended(task_ref: weakref.ref[Task[Any]]) -> bool:
+    task = task_ref()
+    return task is None or task.done()
+
+
+class _FinishedTask:
+    """A task whose coroutine came to its end in a worker, and how."""
+
+    def __init__(self, task: Task[Any], ended: Ended) -> None:
+        self._task = task
+        self._ended = ended
+
+    def deliver(self) -> None:
+        task, (value, error) = self._task, self._ended
+        if task.done():
+            return
+        # A Task refuses set_result(). What it inherits from Future does not.
+        future = _PyFuture if isinstance(task, _PyFuture) else asyncio.Future
+        try:
+            if error is None:
+                future.set_result(task, value)
+            elif isinstance(error, asyncio.CancelledError):
+                future.cancel(task, *error.args[:1])
+            else:
+                future.set_exception(task, error)
+                if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                    raise error
+        finally:
+            del self, task, error
+
+    def abandon(self) -> None:
+        """It has been said that the task ended in the block."""
 
 
 def _reraise(error: BaseException) -> None:
     raise error
+
+
+class RunInExecutor(Executor):
+    """The default executor of a loop that does not show it (uvloop keeps it in a field of C)."""
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def submit(self, fn: Callable[[], Any], /, *args: Any, **kwargs: Any) -> Any:
+        """In the loop thread, or in a worker that the task is leaving."""
+        if asyncio._get_running_loop() is self._loop:
+            return self._loop.run_in_executor(None, fn)
+        return asyncio.run_coroutine_threadsafe(self._run(fn), self._loop)
+
+    async def _run(self, fn: Callable[[], Any]) -> None:
+        await self._loop.run_in_executor(None, fn)
+
+
+def shown_default_executor(loop: AbstractEventLoop) -> Executor | None:
+    """In any thread: None if there is none yet, or if the loop does not show it."""
+    return getattr(loop, "_default_executor", None)
+
+
+def default_executor_of(loop: AbstractEventLoop) -> Executor:
+    """In the loop thread: made, if there is none yet, as the loop itself would make it."""
+    executor = shown_default_executor(loop)
+    if executor is None:
+        if (
+            type(loop).run_in_executor is not asyncio.BaseEventLoop.run_in_executor
+            or getattr(loop, "_executor_shutdown_called", None) is not False
+        ):
+            # It says by itself if it was shut down.
+            return loop_of(loop).stand_in(loop)
+        # Without a job that keeps the first worker busy.
+        executor = ThreadPoolExecutor(thread_name_prefix="asyncio")
+        loop.set_default_executor(executor)
+    return executor

@@ -1,11 +1,16 @@
 """A function call that an executor makes.
 
-A call is a job: it waits in the executor until a worker takes it (``_claim`` says who came first:
-the worker, who cancels, or who drops it), runs the function in a copy of the caller's Context, and
-delivers how that ended. Where to is up to the subclasses, in ``_deliveries``.
+A call is a job: it waits in the executor until a worker takes it, runs the function in a copy of
+the caller's Context, and has its future settled with how that ended. A future of a loop may only be
+touched in the thread of the loop, so the call itself is posted there, see ``EntryQueue``. A future
+of threads is settled by the worker.
 
-An executor may also take it out of the process. Then nobody here ever claims it, and how it ended
-is told by the executor's own future.
+An executor may also take the call out of the process. Then no worker here ever claims it, and how
+it ended is told by the executor's own future.
+
+Who has it is decided as for a seat: the worker, whoever cancels, whoever drops it or finishes it
+elsewhere claim it by one ``setdefault``, and the first one has the call. Whoever finds that another
+one was interrupted after its claim finishes what that began.
 """
 
 from __future__ import annotations
@@ -13,65 +18,71 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-from _thread import allocate_lock
+from _thread import get_ident
 from asyncio import AbstractEventLoop, Task
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor
 from contextvars import copy_context
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 from .. import _process
 from .._callables import name_of
-from .._errors import DROPPED, LOOP_RUNS_HERE, NO_CALLER, STOP_ITERATION
+from .._cancel_token import CancelToken
+from .._errors import DROPPED, LOOP_RUNS_HERE, NO_CALLER, RESULT_LOST, STOP_ITERATION, log
+from .._executors import book
+from .._outcome import Ended
 from .._remote import RemoteCall, explain_pickling
 from .._thread_loop import ensure_thread_event_loop, offer_thread_event_loop
 from .._whereabouts import here
-from ._loop_call import LoopCall, call_in_loop
+from ._asyncio import AsyncioLoop, loop_of
+from ._futures import LoopFuture, PatientFuture, ThreadingFuture
+from ._loop_call import call_in_loop
 
 #: What calls without keywords share, and those that have ended. Nobody writes to it.
 _NOTHING: dict[str, Any] = {}
 
-#: Never held, see ``Call.tell_cancelled``.
-_fence = allocate_lock()
-
-
-class Forgettable(Protocol):
-    def forget(self) -> None:
-        """In the thread that makes the call: nobody will ever see this future."""
+#: What ``withdraw`` claims with.
+_WITHDRAWN = "nobody wants it any more"
+#: What stands there when whoever ended it elsewhere has told the future.
+_ENDED = "it has ended"
 
 
 class Call:
-    """The part that is the same for every kind of future."""
+    """One call of a function, and who waits for it."""
 
     # Many may wait at once, so what each one has is in slots. What few of them ever write is in
     # the ``__dict__``, which does not exist before that.
     __slots__ = (
         "__dict__",
         "_args",
-        "_claim",
         "_context",
+        "_error",
         "_func",
+        "_future",
+        "_home",
         "_kwargs",
         "_loop",
+        "_value",
         "executor",
     )
 
     #: Like a seat's: a call is no task, and has none.
     strand = None
+    #: Who has it: the ident of a worker's thread, how it ended otherwise, or that it was withdrawn.
+    claimed: Any = None
     #: The executor's own, if it makes one.
     _future_of_executor: concurrent.futures.Future[Any] | None = None
     #: Whether it is ``withdraw`` that cancels that future.
     _withdrawn = False
-    #: The arguments of its cancellation. Written by who cancels, read by the worker.
-    cancelled: tuple[Any, ...] | None = None
-    #: The call of exec_in_eventloop() that the worker waits for, see ``Caller``.
-    inner: LoopCall | None = None
-    #: The coroutine that the worker runs: written by it, read by who cancels.
-    _own: tuple[AbstractEventLoop, Task[Any]] | None = None
+    #: Whether threads wait for it, and not a loop.
+    _is_for_threads = False
+    #: How it ended. Written before it is posted to the loop.
+    _value: Any
+    _error: BaseException | None
 
     def __init__(
         self,
-        executor: Executor | None,
+        executor: Any,
         loop: AbstractEventLoop | None,
         func: Callable[..., Any] | None,
         args: tuple[Any, ...],
@@ -79,28 +90,64 @@ class Call:
         handle_contexts: bool,
     ) -> None:
         #: None if somebody else has started the call.
-        self.executor: Any = executor
-        #: The loop that it was called from.
+        self.executor = executor
+        #: The loop that it was called from, and ours for that one.
         self._loop = loop
+        self._home: AsyncioLoop | None = None
+        if loop is not None:
+            try:  # loop_of(), without the call.
+                self._home = loop._threadhop_loop  # type: ignore[attr-defined]
+            except AttributeError:
+                self._home = loop_of(loop)
+        self._future: LoopFuture | ThreadingFuture | None
         #: None when it is not needed any more.
         self._func: Any = func
         self._args = args
         self._kwargs = kwargs or _NOTHING
         self._context = copy_context() if handle_contexts else None
-        self._claim = allocate_lock()
-
-    # (An abstract class would cost each call the short way in which Python makes objects.)
-    def deliver(self, value: Any, error: BaseException | None) -> None:
-        """In any thread: tell who waits. Called once, by who has the claim."""
-        raise NotImplementedError
 
     # In the thread that makes the call.
 
-    def could_not_be_booked(self, exc: BaseException, future: Forgettable) -> None:
+    def start(self, kind: type[LoopFuture]) -> LoopFuture:
+        """In the loop thread: hand it to the executor. Raises what that raises."""
+        future = self._future = kind(loop=self._loop)
+        future.call = self
+        future.waiter = future.waiter_context = None
+        try:
+            book(self)
+        except BaseException as exc:
+            self._could_not_be_booked(exc, future)
+        return future
+
+    def start_for_threads(self) -> ThreadingFuture:
+        """Hand it to the executor. Raises what that raises."""
+        self._is_for_threads = True
+        future = self._future = ThreadingFuture(self)
+        try:
+            book(self)
+        except BaseException as exc:
+            self._could_not_be_booked(exc, future)
+        return future
+
+    @classmethod
+    def of_future(
+        cls, theirs: concurrent.futures.Future[Any], loop: AbstractEventLoop
+    ) -> PatientFuture:
+        """In the loop thread: somebody has started the call, and *theirs* tells how it ends."""
+        call = cls(None, loop, None, (), {}, False)
+        call._future_of_executor = theirs
+        future = call._future = PatientFuture(loop=loop)
+        future.call = call
+        future.waiter = future.waiter_context = None
+        theirs.add_done_callback(call.is_done)
+        return future
+
+    def _could_not_be_booked(self, exc: BaseException, future: LoopFuture | ThreadingFuture) -> None:
         """While *exc* is handled: raise it, unless it comes too late."""
         try:
             # An executor may raise although a worker has it already. Then it is made.
-            if self._claim.acquire(False):
+            if self.__dict__.setdefault("claimed", exc) is exc:
+                self.claimed = _WITHDRAWN  # The error has this frame.
                 func, args, kwargs = self._func, self._args, self._kwargs
                 self._let_go()
                 future.forget()
@@ -127,8 +174,18 @@ class Call:
 
     # In any thread.
 
+    @property
+    def token(self) -> CancelToken:
+        """Its cancellations. Made by the first who asks, the worker or whoever cancels."""
+        token: CancelToken | None = self.__dict__.get("_token")
+        return self.__dict__.setdefault("_token", CancelToken()) if token is None else token
+
+    def has_begun(self) -> bool:
+        """Whether a worker has taken it, or whether it has ended otherwise."""
+        return self.claimed is not None
+
     def withdraw(self) -> bool:
-        """Take it back, if nobody has begun with it."""
+        """Take it back, if nobody has begun with it. May be repeated."""
         future = self._future_of_executor
         if future is not None:
             self._withdrawn = True
@@ -136,40 +193,22 @@ class Call:
             if not future.cancel():
                 self._withdrawn = False
                 return False
-        if not self._claim.acquire(False):
-            self._withdrawn = False
-            return False
-        self._let_go()
-        return True
-
-    def tell_cancelled(self, args: tuple[Any, ...]) -> None:
-        """Who waits does not want it any more: tell the function, if it listens."""
-        if self.cancelled is None:
-            self.cancelled = args
-        # We write, then read; the worker writes ``_own`` and then reads ``cancelled``. So one of
-        # the two sees the other. What orders our two without a GIL is an atomic operation between.
-        if _fence.acquire(False):
-            _fence.release()
-        own = self._own
-        if own is not None:
-            loop, task = own
-            with contextlib.suppress(RuntimeError):  # Closed: its thread has ended.
-                loop.call_soon_threadsafe(task.cancel, *args)
-        inner = self.inner
-        if inner is not None and self._loop is not None:
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(inner.cancel, args)
+        first = self.__dict__.setdefault("claimed", _WITHDRAWN)
+        if first is _WITHDRAWN:
+            self._let_go()
+            self._future = None  # The executor may keep the job for long.
+            return True
+        self._withdrawn = False
+        if isinstance(first, Ended):
+            self._end(first)
+        return False
 
     def fail(self, error: BaseException | str | None) -> bool:
-        """It will not be made. False if somebody has begun with it."""
-        if not self._claim.acquire(False):
-            return False
+        """It will not be made. False if somebody has begun with it. May be repeated."""
         if error is None or isinstance(error, str):
             # Dropped after it was taken; by another thread, if that is so soon.
-            self._end(None, concurrent.futures.CancelledError(error or DROPPED))
-        else:
-            self._end(None, error)
-        return True
+            error = concurrent.futures.CancelledError(error or DROPPED)
+        return self._end_unmade(Ended(None, error))
 
     def is_done(self, future: concurrent.futures.Future[Any]) -> None:
         """The executor has finished with it: here, somewhere else, or not at all."""
@@ -177,33 +216,77 @@ class Call:
         if self._withdrawn and future.cancelled():
             return
         # If it was made in this process, the worker has the claim, and delivers.
-        if not self._claim.acquire(False):
+        if self.claimed is not None:
             return
+        error: BaseException | None
         if future.cancelled():
-            self._end(None, concurrent.futures.CancelledError(DROPPED))
+            self._end_unmade(Ended(None, concurrent.futures.CancelledError(DROPPED)))
             return
         error = future.exception()
         if error is None:
-            self._end(future.result(), None)
+            self._end_unmade(Ended(future.result(), None))
             return
         if self._func is not None:
             error = explain_pickling(error, self._func, self._args, self._kwargs)
-        self._end(None, error)
+        self._end_unmade(Ended(None, error))
 
-    def _end(self, value: Any, error: BaseException | None) -> None:
+    def _end_unmade(self, ended: Ended) -> bool:
+        """It ended like that, unless a worker here has it, or whoever withdrew it."""
+        first = self.__dict__.setdefault("claimed", ended)
+        if not isinstance(first, Ended):
+            return False
+        self._end(first)
+        self.claimed = _ENDED  # The executor may keep the job for long.
+        return first is ended
+
+    def _end(self, ended: Ended) -> None:
         self._let_go()
-        self.deliver(value, None if error is None else without_stop_iteration(error))
+        value, error = ended
+        self._settle(value, None if error is None else without_stop_iteration(error))
 
     def _let_go(self) -> None:
         """Who keeps the future, or the job, must not keep what the function worked on."""
         self._func = self._context = None
         self._args, self._kwargs = (), _NOTHING
 
+    def _settle(self, value: Any, error: BaseException | None) -> None:
+        """Tell the future; a loop's future on its loop. More than once makes no difference."""
+        if not self._is_for_threads:
+            # The worker does not touch the future: were it the last to have it, the future would
+            # be finalized there.
+            self._value = value
+            self._error = error
+            self._home.post(self, self._loop)  # type: ignore[union-attr, arg-type]
+            return
+        future, self._future = self._future, None
+        try:
+            if future is not None:
+                future.settle(value, error)
+        finally:
+            del future, error  # A traceback of the error refers to the worker's frames.
+
+    def deliver(self) -> None:
+        """In a callback of the loop. May be repeated."""
+        future = self._future
+        if future is None:
+            return
+        try:
+            future.settle(self._value, self._error)
+            self._future = self._value = self._error = None
+        finally:
+            del self, future
+
+    def abandon(self) -> None:
+        """In any thread: the loop is closed."""
+        self._value = self._error = None
+        log.warning(RESULT_LOST)
+
     # In the worker.
 
     def __call__(self) -> None:
         """The job."""
-        if not self._claim.acquire(False):
+        thread = get_ident()
+        if self.claimed is not None or self.__dict__.setdefault("claimed", thread) is not thread:
             return
         outer, here.seat = here.seat, self
         context = self._context
@@ -223,12 +306,12 @@ class Call:
             result, error = None, without_stop_iteration(exc)
         finally:
             here.seat = outer
-        # _end(), without the calls.
+        # _let_go(), without the call.
         self._func = self._context = None
         self._args, self._kwargs = (), _NOTHING
         del context
         try:
-            self.deliver(result, error)
+            self._settle(result, error)
         finally:
             del result, error  # The error has a traceback, whose frames lead back to this one.
 
@@ -241,14 +324,13 @@ class Call:
             coro.close()
             raise RuntimeError(LOOP_RUNS_HERE)
         task: Task[Any] = loop.create_task(coro)
-        self._own = loop, task
-        if self.cancelled is not None:
-            task.cancel(*self.cancelled)
+        cancel = partial(_cancel, get_ident(), loop, task)
+        self.token.register(cancel)
         try:
             return loop.run_until_complete(task)
         finally:
-            self._own = None
-            del task, coro
+            self.token.unregister(cancel)
+            del task, coro, cancel
 
     # As the one for whom the worker works, see ``_whereabouts``.
 
@@ -256,26 +338,34 @@ class Call:
     def caller(self) -> Call:
         return self
 
-    def get_loop(self) -> AbstractEventLoop:
-        if self._loop is None:
-            raise RuntimeError(NO_CALLER)
-        return self._loop
-
-    def home_is_gone(self) -> bool:
+    def is_gone(self) -> bool:
         loop = self._loop
         return loop is None or loop.is_closed() or (_process.is_ending() and not loop.is_running())
 
     def call_home(self, func: Callable[[], Any]) -> Any:
-        return call_in_loop(self, func, {})
+        if self._home is None or self._loop is None:
+            raise RuntimeError(NO_CALLER)
+        return call_in_loop(self._home.post, self._loop, self, func, {})
 
     def cancellation(self) -> BaseException:
-        return asyncio.CancelledError(*(self.cancelled or ()))
+        return asyncio.CancelledError(*(self.token.why or ()))
 
     def where(self) -> str:
         return "a call" if self._func is None else f"the call of {name_of(self._func)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteCall, (self._func, self._args, self._kwargs)
+
+
+def _cancel(
+    thread: int, loop: AbstractEventLoop, task: Task[Any], why: tuple[Any, ...]
+) -> None:
+    """In any thread: cancel the task that the worker *thread* runs on its own loop."""
+    if get_ident() == thread:  # Before the loop runs: the task must not begin.
+        task.cancel(*why)
+        return
+    with contextlib.suppress(RuntimeError):  # Closed: its thread has ended.
+        loop.call_soon_threadsafe(task.cancel, *why)
 
 
 def without_stop_iteration(error: BaseException) -> BaseException:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Protocol
 
+from .._cancel_token import CancelToken
+
 
 class Awaited(Protocol):
     """What a future waits for."""
@@ -17,8 +19,10 @@ class Awaited(Protocol):
     def withdraw(self) -> bool:
         """In any thread: take it back, if nobody has begun with it."""
 
-    def tell_cancelled(self, args: tuple[Any, ...], /) -> None:
-        """In any thread: nobody wants it any more, although it has begun."""
+    @property
+    def token(self) -> CancelToken:
+        """Where it is noted that nobody wants it any more, although it has begun."""
+        ...
 
 
 class AwaitedByThreads(Awaited, Protocol):
@@ -62,15 +66,15 @@ class LoopFuture(asyncio.Future[Any]):
     def cancel(self, msg: Any = None) -> bool:
         call = self.call
         if call is not None and not self.done() and not call.withdraw():
-            call.tell_cancelled(() if msg is None else (msg,))
+            call.token.request(() if msg is None else (msg,))
         self.call = None
         return self._cancel(msg)
 
     def _cancel(self, *msg: Any) -> bool:
-        if not super().cancel(*msg):
-            return False
+        cancelled = super().cancel(*msg)
+        # Also if it was done before: Ctrl+C may have kept it from waking the task.
         self._wake_soon()
-        return True
+        return cancelled
 
     def set_result(self, result: Any, /) -> None:
         """For others, who may end it as any future. The call uses ``settle``."""
@@ -83,10 +87,15 @@ class LoopFuture(asyncio.Future[Any]):
 
     def _wake_soon(self) -> None:
         """In the step of some task, from which no other task can be resumed."""
-        waiter, self.waiter = self.waiter, None
-        if waiter is not None:
-            self.get_loop().call_soon(waiter, self, context=self.waiter_context)
-            self.waiter_context = None
+        waiter = None
+        try:
+            waiter, self.waiter = self.waiter, None
+            if waiter is not None:
+                self.get_loop().call_soon(waiter, self, context=self.waiter_context)
+                self.waiter_context = None
+        except BaseException:
+            self.waiter = waiter  # Ctrl+C. Whoever cancels wakes the task.
+            raise
 
     def forget(self) -> None:
         """In the loop thread, while it is made: nobody will ever see it."""
@@ -94,11 +103,12 @@ class LoopFuture(asyncio.Future[Any]):
         super().cancel()
 
     def settle(self, value: Any, error: BaseException | None) -> None:
-        """In a callback of the loop: the call has ended."""
-        # Who takes the waiter, wakes it: this, or a signal handler that cancels.
-        waiter, self.waiter = self.waiter, None
-        context, self.waiter_context, self.call = self.waiter_context, None, None
+        """In a callback of the loop: the call has ended. May be repeated."""
+        waiter = context = None
         try:
+            # Whoever takes the waiter, wakes it: this, or a signal handler that cancels.
+            waiter, self.waiter = self.waiter, None
+            context, self.waiter_context, self.call = self.waiter_context, None, None
             # To ask first would cost a call, and say nothing about a signal handler's cancel().
             try:
                 if error is None:
@@ -113,6 +123,11 @@ class LoopFuture(asyncio.Future[Any]):
                 waiter(self)
             else:
                 context.run(waiter, self)
+        except BaseException:
+            # Ctrl+C. If it came before the task went on, that still waits for this.
+            if getattr(getattr(waiter, "__self__", None), "_fut_waiter", None) is self:
+                self.waiter, self.waiter_context = waiter, context
+            raise
         finally:
             # The error that ends the task has a traceback, whose frames lead back to this one.
             del self, value, error, waiter, context
@@ -141,7 +156,7 @@ class PatientFuture(LoopFuture):
         args = () if msg is None else (msg,)
         if self._cancel_args is None:
             self._cancel_args = args
-        call.tell_cancelled(args)
+        call.token.request(args)
         return True
 
     def settle(self, value: Any, error: BaseException | None) -> None:
@@ -179,7 +194,7 @@ class ThreadingFuture(concurrent.futures.Future[Any]):
             self.set_running_or_notify_cancel()  # Tells those that are in wait().
         # Only now: a coroutine may end at once, and would be faster than we are.
         if call is not None and not withdrawn:
-            call.tell_cancelled(())
+            call.token.request(())
         self._call = None
         return True
 

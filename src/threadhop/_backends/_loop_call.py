@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-from _thread import allocate_lock
+import queue
 from asyncio import AbstractEventLoop, Task
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any, Protocol
 
+from .._cancel_token import CancelToken
 from .._contexts import Tokens, carry_over
 from .._errors import LOOP_IS_CLOSED, LOOP_WENT_AWAY
 from .._outcome import Ended
@@ -17,58 +19,61 @@ from .._outcome import Ended
 #: Seconds after which a waiting worker looks whether the loop is still there.
 POLL = 1.0
 
+#: ``EntryQueue.post`` of the loop.
+Post = Callable[[Any, AbstractEventLoop], None]
+
 
 class Caller(Protocol):
     """For whom the worker works: the task of a block, or a call."""
 
-    #: The arguments of its cancellation. Written by the loop thread.
-    cancelled: tuple[Any, ...] | None
-    #: The call that its worker waits for. Written by the worker before it asks the loop to make
-    #: the call, so the loop thread finds it there from then on.
-    inner: LoopCall | None
+    @property
+    def token(self) -> CancelToken: ...
 
-    def get_loop(self) -> AbstractEventLoop: ...
-
-    def home_is_gone(self) -> bool: ...
+    def is_gone(self) -> bool:
+        """In any thread: whether nothing comes from its loop any more."""
+        ...
 
 
 class LoopCall:
     """One call of a function or coroutine function."""
 
-    __slots__ = ("_caller", "_context", "_ended", "_func", "_gate", "_task")
+    __slots__ = ("_caller", "_context", "_ended", "_func", "_loop", "_task")
 
-    def __init__(self, caller: Caller, func: Callable[[], Any], context: Context) -> None:
+    def __init__(
+        self, loop: AbstractEventLoop, caller: Caller, func: Callable[[], Any], context: Context
+    ) -> None:
+        self._loop = loop
         self._caller = caller
+        #: None when it was called, or need not be.
         self._func: Callable[[], Any] | None = func
         self._context = context
-        #: Opened by the loop thread when ``_ended`` is written.
-        self._gate = allocate_lock()
-        self._gate.acquire()
-        self._ended: Ended | None = None
+        #: How it ended, once; put there by the loop thread.
+        self._ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
         self._task: Task[Any] | None = None
 
     # In the worker.
 
-    def run(self) -> Any:
-        """Have it made, wait, return its result. It is the caller's only one at a time."""
-        caller = self._caller
-        loop = caller.get_loop()
-        caller.inner = self
+    def run(self, post: Post) -> Any:
+        """Have it made, wait, return its result."""
+        caller, ended = self._caller, None
+        token = caller.token
+        token.register(self.cancel_soon)
         try:
-            try:
-                loop.call_soon_threadsafe(self._start)
-            except RuntimeError:
-                raise RuntimeError(LOOP_IS_CLOSED) from None
-            while not self._gate.acquire(timeout=POLL):
-                if caller.home_is_gone():
+            post(self, self._loop)
+            while ended is None:
+                try:
+                    ended = self._ended.get(True, POLL)
+                except queue.Empty:
+                    if not caller.is_gone():
+                        continue
                     # Once more: the result may have come just before the loop was closed.
-                    if self._gate.acquire(False):
-                        break
-                    raise RuntimeError(LOOP_WENT_AWAY)
+                    try:
+                        ended = self._ended.get_nowait()
+                    except queue.Empty:
+                        raise RuntimeError(LOOP_WENT_AWAY) from None
         finally:
-            caller.inner = None
-        ended, self._ended = self._ended, None
-        assert ended is not None, "written before the gate is opened"
+            self._func = None
+            token.unregister(self.cancel_soon)
         if ended.error is None:
             return ended.value
         try:
@@ -79,31 +84,36 @@ class LoopCall:
 
     # In the loop thread.
 
-    def _start(self) -> None:
-        caller, func, self._func = self._caller, self._func, None
-        assert func is not None, "started once"
-        if caller.cancelled is not None:
-            self._end(None, asyncio.CancelledError(*caller.cancelled))
-            return
+    def deliver(self) -> None:
+        """Make the call. (Not in the step of a task: a function that blocks holds up them all.)"""
         try:
+            func, self._func = self._func, None
+            if func is None:
+                return
+            token = self._caller.token
+            if token.why is not None:
+                raise asyncio.CancelledError(*token.why)
             result = self._context.run(func)
+            if not inspect.iscoroutine(result):
+                self._end(result, None)
+                return
+            self._task = self._loop.create_task(result, context=self._context)
+            self._task.add_done_callback(self._task_is_done)
+            if token.why is not None:  # While func made the coroutine: func itself, or Ctrl+C.
+                self._cancel(token.why)
         except BaseException as exc:
             self._end(None, exc)
             if isinstance(exc, (KeyboardInterrupt, SystemExit)):
                 raise
-            return
-        if not inspect.iscoroutine(result):
-            self._end(result, None)
-            return
-        self._task = caller.get_loop().create_task(result, context=self._context)
-        self._task.add_done_callback(self._task_is_done)
-        if caller.cancelled is not None:  # While func made the coroutine: func itself, or Ctrl+C.
-            self.cancel(caller.cancelled)
 
-    def cancel(self, args: tuple[Any, ...]) -> None:
-        """The caller was cancelled. A call that has not started finds out by itself."""
+    def abandon(self) -> None:
+        """In any thread: the loop is closed."""
+        self._end(None, RuntimeError(LOOP_IS_CLOSED))
+
+    def _cancel(self, why: tuple[Any, ...]) -> None:
+        """The caller was cancelled. A call that has not begun finds out by itself."""
         if self._task is not None:
-            self._task.cancel(*args)
+            self._task.cancel(*why)
 
     def _task_is_done(self, task: Task[Any]) -> None:
         self._task = None
@@ -117,21 +127,32 @@ class LoopCall:
             del task  # A traceback of its error refers to this frame.
 
     def _end(self, value: Any, error: BaseException | None) -> None:
-        self._ended = Ended(value, error)
-        self._gate.release()
+        self._ended.put(Ended(value, error))
+
+    # In any thread.
+
+    def cancel_soon(self, why: tuple[Any, ...]) -> None:
+        """The caller is cancelled."""
+        if asyncio._get_running_loop() is self._loop:
+            self._cancel(why)
+        else:
+            with contextlib.suppress(RuntimeError):  # Closed: the worker finds out by itself.
+                self._loop.call_soon_threadsafe(self._cancel, why)
 
 
-def call_in_loop(caller: Caller, func: Callable[[], Any], tokens: Tokens) -> Any:
+def call_in_loop(
+    post: Post, loop: AbstractEventLoop, caller: Caller, func: Callable[[], Any], tokens: Tokens
+) -> Any:
     """In a worker of *caller*: call *func* on its loop, and wait.
 
     It sees the variables of the current Context, to which *tokens* belongs, and what it sets holds
     here afterwards.
     """
-    if caller.cancelled is not None:
-        raise asyncio.CancelledError(*caller.cancelled)
+    if caller.token.why is not None:
+        raise asyncio.CancelledError(*caller.token.why)
     values = copy_context()
     context = values.copy()
     try:
-        return LoopCall(caller, func, context).run()
+        return LoopCall(loop, caller, func, context).run(post)
     finally:
         carry_over(context, values, tokens)
