@@ -6,12 +6,14 @@ import sys
 from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, ParamSpec, TypeVar, overload
 
 from . import _settings
+from ._adoption import is_awaited, leave_for_owner, let_go
 from ._backends import current_strand, current_strand_or_none
 from ._callables import asynchronous_kind, name_of
+from ._entries import LoopPart
 from ._errors import (
     FORGOT_CALL,
     NO_LOOP_PART,
@@ -25,7 +27,7 @@ from ._errors import (
 from ._function import ThreadpoolFunction
 from ._pool import WorkerPool
 from ._pool_view import LimitedView
-from ._traps import stay
+from ._traps import stay, then_raise
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -72,7 +74,7 @@ class ThreadpoolBlock:
                 return stay()
             return _left_elsewhere(exc)
         if exc is not None:
-            if isinstance(exc, GeneratorExit) and not strand.is_closing(self, sys._getframe(1)):
+            if isinstance(exc, GeneratorExit) and not is_awaited(sys._getframe(1)):
                 return _left_elsewhere(exc)
             explain(exc)
         return strand.leave(self, exc)
@@ -85,7 +87,7 @@ async def _left_elsewhere(exc: BaseException | None) -> None:
     happens to run. There is no task to move then, and a coroutine that is being closed must not
     suspend itself.
     """
-    if not isinstance(exc, GeneratorExit):
+    if not isinstance(exc, GeneratorExit) and not hasattr(exc, "_threadhop_refused"):
         raise RuntimeError(NOT_ENTERED)
 
 
@@ -119,15 +121,18 @@ class eventloop:  # noqa: N801 - reads like a keyword
     .. versionadded:: 0.1
     """
 
-    __slots__ = ()
+    __slots__ = ("__weakref__", "_part")
 
-    #: Within reach also when the names of the module are gone.
+    #: A class attribute: at the end of the process the names of this module are None.
     _stay = staticmethod(stay)
+
+    def __init__(self) -> None:
+        self._part = LoopPart(self)
 
     def __aenter__(self) -> Coroutine[Any, Any, None]:
         strand = current_strand_or_none()
         if strand is not None and strand.entries:
-            return strand.enter_loop_part(self, sys._getframe(1))
+            return strand.enter_loop_part(self._part, sys._getframe(1))
         if _get_running_loop() is None:
             raise RuntimeError(NO_LOOP_PART)
         return stay()
@@ -140,15 +145,30 @@ class eventloop:  # noqa: N801 - reads like a keyword
     ) -> Coroutine[Any, Any, None]:
         if current_strand_or_none is None:  # The process ends, and has emptied this module.
             return self._stay()
-        strand = current_strand_or_none()
-        if strand is None or not strand.has_entered(self):
-            if strand is not None and strand.is_abandoned and exc is None:
-                # What comes next belongs on the worker. It must not run here.
-                raise RuntimeError(WORKER_GONE)
-            return stay()
-        if isinstance(exc, GeneratorExit) and not strand.is_closing(self, sys._getframe(1)):
-            return stay()
-        return strand.leave(self, exc)
+        part, frame = self._part, sys._getframe(1)
+        try:
+            return _leave_part(part, exc, frame)
+        except KeyboardInterrupt as interrupt:
+            # Whatever has happened, the rest of the body belongs on the worker.
+            return then_raise(_leave_part(part, exc, frame), interrupt)
+
+
+def _leave_part(
+    part: LoopPart, exc: BaseException | None, frame: FrameType
+) -> Coroutine[Any, Any, None]:
+    """May be repeated before it is awaited."""
+    if isinstance(exc, GeneratorExit) and not is_awaited(frame):
+        let_go(part, frame)
+        return stay()
+    strand = current_strand_or_none()
+    if strand is not None and strand.has_entered(part):
+        return strand.leave(part, exc)
+    if part.owners:
+        return leave_for_owner(part, exc, frame)
+    if strand is not None and strand.is_abandoned and exc is None:
+        # What comes next belongs on the worker. It must not run here.
+        raise RuntimeError(WORKER_GONE)
+    return stay()
 
 
 @overload

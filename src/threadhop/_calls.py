@@ -12,8 +12,8 @@ from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar, overload
 
 from . import _parking, _settings
-from ._backends._asyncio import default_executor_of
 from ._backends._call import Call
+from ._backends._default_executor import default_executor_of
 from ._backends._futures import LoopFuture
 from ._errors import (
     FORGOT_CALL_OF,
@@ -24,6 +24,7 @@ from ._errors import (
     ON_LOOP_THREAD,
 )
 from ._pool import WorkerPool
+from ._traps import need_frames
 from ._whereabouts import here
 
 P = ParamSpec("P")
@@ -221,19 +222,13 @@ def exec_in_eventloop(func: Callable[..., Any], /, *args: Any, **kwargs: Any) ->
     check_callable("exec_in_eventloop()", func)
     if _get_running_loop() is not None:
         raise RuntimeError(ON_LOOP_THREAD)
-    seat = here.seat
-    caller = None if seat is None else seat.caller
-    if seat is None or caller is None:
+    job = here.slot.job
+    caller = None if job is None else job.caller
+    if job is None or caller is None:
         raise RuntimeError(NO_CALLER)
-    _need_frames(20)
-    _parking.leave(seat, None)
+    need_frames()
+    _parking.leave(job, None)
     try:
         return caller.call_home(functools.partial(func, *args, **kwargs))
     finally:
-        _parking.come_back(seat)
-
-
-def _need_frames(count: int) -> None:
-    """Raise RecursionError before anything has begun rather than half-way through it."""
-    if count:
-        _need_frames(count - 1)
+        _parking.come_back(job)

@@ -25,9 +25,6 @@ Tokens = dict[ContextVar[Any], Token[Any]]
 
 _UNSET: Any = object()
 
-#: On a free-threaded build it would stop all threads, and wait for that.
-_get_referents = (lambda *_: ()) if "t" in getattr(sys, "abiflags", "") else gc.get_referents
-
 
 def is_unchanged(context: Context, copy: Context) -> bool:
     """Whether nothing was set or reset in *context* since *copy* was made of it.
@@ -36,8 +33,17 @@ def is_unchanged(context: Context, copy: Context) -> bool:
     one. So this takes no longer with a hundred variables than with one. Neither of the two may
     be entered at the moment: then there is a reference more. False if it cannot be told.
     """
-    referents = _get_referents(context, copy)
-    return len(referents) == 2 and referents[0] is referents[1]
+    try:
+        theirs, copied = gc.get_referents(context, copy)
+    except ValueError:
+        return False
+    return theirs is copied
+
+
+if "t" in getattr(sys, "abiflags", ""):
+    # On a free-threaded build the question would stop all threads, and wait for that.
+    def is_unchanged(context: Context, copy: Context) -> bool:
+        return False
 
 
 def fill(theirs: Context, tokens: Tokens) -> None:
@@ -133,8 +139,8 @@ class TaskVariables:
     def write_back(self) -> None:
         """In the coroutine, back on the loop: write the variables that the body changed."""
         context, snapshot = self.worker_context, self._worker_snapshot
-        assert context is not None, "made by the worker that the task comes from"
-        assert snapshot is not None, "by the same"
+        if context is None or snapshot is None:  # It was on no worker: see ``_adoption``.
+            return
         if not is_unchanged(context, snapshot):
             values, self._loop_snapshot = self._loop_snapshot, None
             assert values is not None, "kept since the task left the loop"

@@ -80,6 +80,13 @@ class Loop(ABC):
         """
 
     @abstractmethod
+    def deliver_soon(self, entry: Any) -> None:
+        """In any thread: have ``entry.deliver()`` called on the loop, by no step of a task.
+
+        If the loop is closed, ``entry.abandon()`` is called.
+        """
+
+    @abstractmethod
     def is_closed(self) -> bool:
         """In any thread."""
 

@@ -85,6 +85,19 @@ NOT_ENTERED = (
     "this task is not inside the block that it is leaving. Leave a block in the task that "
     "entered it"
 )
+LEFT_BY_COLLECTOR = (
+    "the garbage collector closes a generator in an eventloop() part of the block at %s: its "
+    "worker is let go, and what is left of the body runs wherever the collector does. Close it "
+    "with contextlib.aclosing()"
+)
+LEFT_ELSEWHERE = (
+    "an eventloop() part of the block at {where} is left outside of the event loop that it belongs "
+    "to. Its worker is let go. Close the generator in a task of that loop: contextlib.aclosing()"
+)
+WAITS_FOR_LEAVER = (
+    "the worker of the block at %s waits in exec_in_eventloop() for the very task that now closes "
+    "a generator on it, and that would wait for the worker. Close the generator outside of the call"
+)
 WORKER_GONE = (
     "the body of a block cannot go on: its worker has gone, for the process is about to end. Let "
     "the main thread wait for the loop"

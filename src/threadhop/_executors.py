@@ -65,9 +65,12 @@ def _put(executor: Any, item: _QueueItem) -> bool:
 def _put_unless_shut_down(executor: Any, item: _QueueItem) -> bool:
     if executor._broken or executor._shutdown or _standard._shutdown:
         return False
-    # If no thread can start, the item stays in the queue. The claim of its job is taken by then.
-    executor._work_queue.put(item)
-    executor._adjust_thread_count()
+    try:
+        executor._work_queue.put(item)
+    finally:
+        # Also after Ctrl+C: an item without its thread would be served by one of another. If no
+        # thread can start, the item stays in the queue. The claim of its job is taken by then.
+        executor._adjust_thread_count()
     return True
 
 

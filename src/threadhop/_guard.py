@@ -43,8 +43,8 @@ def check_cancelled() -> None:
     if loop is not None:
         raise_pending_cancellation(loop)
         return
-    seat = here.seat
-    caller = None if seat is None else seat.caller
+    job = here.slot.job
+    caller = None if job is None else job.caller
     if caller is not None and caller.token.why is not None:
         raise caller.cancellation()
 
@@ -102,9 +102,7 @@ class cancellation_guard:  # noqa: N801 - reads like a keyword
     async def __aenter__(self) -> None:
         strand = current_strand()
         strand.guards += (
-            Guarded(
-                self, strand.count_cancels(), strand.token.count, strand.token.why is not None
-            ),
+            Guarded(self, strand.count_cancels(), strand.token.count, strand.token.why is not None),
         )
 
     async def __aexit__(

@@ -10,3 +10,12 @@ class Ended(NamedTuple):
 
     value: Any
     error: BaseException | None
+
+    def result(self) -> Any:
+        """Return the value, or raise the error."""
+        if self.error is None:
+            return self.value
+        try:
+            raise self.error
+        finally:
+            del self  # The error refers to this frame.

@@ -20,6 +20,7 @@ from __future__ import annotations
 import queue
 import sys
 from _thread import get_ident
+from collections import deque
 from concurrent.futures import Executor, Future
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -54,8 +55,8 @@ class Seat:
         "strand",
     )
 
-    #: What became of the request. A worker claims it with its thread's ident, a failure with an error
-    #: or its text. Written once, by ``setdefault``: a job that waits has no ``__dict__`` yet.
+    #: What became of the request. A worker claims it with its thread's ident, a failure with an
+    #: error or its text. Written once, by ``setdefault``: a job that waits has no ``__dict__`` yet.
     claimed: int | BaseException | str | None = None
     #: The thread that submits the job to an executor that might run it right there.
     _submitter = 0
@@ -67,6 +68,9 @@ class Seat:
     #: Whether the parked worker has given up. Written by it before it looks into the inbox for the
     #: last time, read after something was put there.
     is_vacant = False
+    #: One for each task more than one that needs this worker, see ``_adoption``. Made and added to
+    #: on the loop thread, taken from by the worker: steps of a deque are atomic.
+    _sharers: deque[None] | None = None
 
     def __init__(self, executor: Executor, strand: Strand, waiting: Suspension) -> None:
         self.executor = executor
@@ -110,8 +114,8 @@ class Seat:
     def fail(self, error: BaseException | str | None) -> bool:
         """End the request, unless a worker was faster. True if this is what the task hears of.
 
-        The task goes on where it came from, with *error*; None if it was cancelled. May be repeated,
-        and be called by several threads at once.
+        The task goes on where it came from, with *error*; None if it was cancelled. May be
+        repeated, and be called by several threads at once.
         """
         failure = _CANCELLED if error is None else error
         first = self.__dict__.setdefault("claimed", failure)
@@ -159,25 +163,26 @@ class Seat:
             return
         strand = self.strand
         assert strand is not None, "only a failure takes the strand away"
-        strand.token.queued_job = self._waiting = None
+        strand.token.queued_job = None
         if strand.loop.is_closed():
             strand.abandon()
             return
         # An executor that helps out while it waits may run a job inside another one.
-        outer, here.seat = here.seat, self
+        slot = here.slot
+        outer, slot.job = slot.job, self
         # Hooks are a matter of the thread. Without the loop's own, an async generator that is
         # first iterated in the body would never be finalized.
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(*strand.loop.asyncgen_hooks)
         try:
-            while strand.drive(self):
+            while strand.drive(self) or (self._sharers is not None and self._is_needed_by_others()):
                 next_one = self._park(strand)
                 if next_one is None:
                     break
-                strand = next_one
+                self.strand = strand = next_one
         finally:
             sys.set_asyncgen_hooks(*hooks)
-            here.seat = outer
+            slot.job = outer
 
     def prepare_to_park(self, towards: Executor | None) -> None:
         """Get ready to wait while the task is away on the loop, or on a worker of *towards*.
@@ -187,6 +192,16 @@ class Seat:
         self._towards = towards
         if self._inbox is None:
             self._inbox = queue.SimpleQueue()
+
+    def _is_needed_by_others(self) -> bool:
+        """One task needs this worker no more. Whether another one does."""
+        if self._sharers is None:
+            return False
+        try:
+            self._sharers.pop()
+        except IndexError:
+            return False
+        return True
 
     def _park(self, strand: Strand) -> Strand | None:
         """Wait for a task that wants to go on here. None if there never will be one.
@@ -202,7 +217,8 @@ class Seat:
                 try:
                     parked_task = inbox.get(True, POLL)
                 except queue.Empty:
-                    if not strand.is_gone():
+                    strand = self.strand or strand  # Another one may have it by now.
+                    if not (strand.loop.is_gone() or (not self._sharers and strand.is_gone())):
                         continue
                     self.is_vacant = True
                     # The task may come just now. Either it is found here, or who put it sees that
@@ -213,8 +229,13 @@ class Seat:
                         if strand.is_in_loop_part_of(self):
                             strand.abandon()
                         return None
-                    self.is_vacant = False
+                    found = None if parked_task is None else parked_task.take()
+                    if found is not None:
+                        self.is_vacant = False
+                    return found
                 if parked_task is None:
+                    if self._is_needed_by_others():
+                        continue
                     return None
                 if (found := parked_task.take()) is not None:
                     return found
@@ -230,9 +251,19 @@ class Seat:
         if self.is_vacant and (strand := parked_task.take()) is not None:
             strand.worker_is_gone()
 
+    def change_holders(self, by: int) -> None:
+        """In the loop thread: one task more, or one less, needs this worker. (By 0: another.)"""
+        if by > 0:
+            if self._sharers is None:
+                self._sharers = deque()
+            self._sharers.append(None)
+        elif by < 0:
+            self._is_needed_by_others()
+
     def release_worker(self) -> None:
         """Send the worker away, if it is parked: the task will not come back."""
-        self.strand = None
+        if not self._sharers:
+            self.strand = None
         if self._inbox is not None:
             self._inbox.put(None)
 

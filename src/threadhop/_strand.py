@@ -24,37 +24,23 @@ say so. After a hand-over a driver does not look at the strand again.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ._cancel_token import CancelToken
 from ._contexts import TaskVariables
-from ._contract import Loop, LoopSuspension
+from ._contract import Loop, LoopSuspension, Suspension
 from ._driver import step, where_suspended
+from ._entries import Entry, LoopPart, generators_up, jobs_of, key_of, split
 from ._errors import LOOP_CLOSED, LOOP_STOPPED, NOT_DRIVEN, TASK_LEFT, log
 from ._outcome import Ended
 from ._seat import ParkedTask, Seat
-from ._traps import enter, leave, stay
+from ._traps import enter, leave, need_frames, stay
 
 #: Win over a cancellation when they leave the body of a block.
 STRONGER = (KeyboardInterrupt, SystemExit)
-
-
-class Entry:
-    """A context manager that is entered, and where its body runs."""
-
-    # No __init__: it is made on the way of every block.
-    __slots__ = ("cancels", "frame_key", "job", "manager")
-
-    manager: object
-    #: None: the loop.
-    job: Seat | None
-    #: The id of the frame that entered it; 0 if that is not known.
-    frame_key: int
-    #: Of a loop part: how often the task had been cancelled when it was entered.
-    cancels: int
 
 
 class Guarded(NamedTuple):
@@ -76,15 +62,15 @@ class Strand:
     # write is in the ``__dict__``, which does not exist before that.
     __slots__ = (
         "__dict__",
-        "_entering",
-        "_new_entries",
-        "_parked_task",
-        "_target",
         "coro",
+        "entering",
         "entries",
         "job",
         "loop",
+        "new_entries",
+        "parked_task",
         "suspension",
+        "target",
         "token",
         "variables",
     )
@@ -104,13 +90,13 @@ class Strand:
 
     # The switch, from the coroutine that wants it to the driver that makes it.
     #: Where to go on,
-    _target: Seat | None
+    target: Seat | None
     #: what to enter there; None to leave something,
-    _entering: object
+    entering: object
     #: the stack there; None if the driver at the target has yet to push what is entered,
-    _new_entries: tuple[Entry, ...] | None
+    new_entries: tuple[Entry, ...] | None
     #: and the way to the target if that is parked.
-    _parked_task: ParkedTask | None
+    parked_task: Suspension | None
 
     #: Whether the workers were sent away while the task was in a block.
     is_abandoned = False
@@ -119,13 +105,21 @@ class Strand:
     #: For the workers that are parked: whether the task has ended.
     _task_has_ended: Callable[[], bool] | None = None
 
+    # Adoption, see there.
+    #: Who waits to leave a loop part of this task until it is at home. On the loop thread only.
+    departures: tuple[Any, ...] = ()
+    #: Why it could not leave one of another task.
+    refusal: BaseException | None = None
+    #: The call of ``exec_in_eventloop`` that its worker waits for. Written by the worker.
+    calling: Any = None
+
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self.token = CancelToken()
         self.variables = TaskVariables()
         self.entries = ()
         self.suspension = self.job = self.coro = None
-        self._target = self._entering = self._new_entries = self._parked_task = None
+        self.target = self.entering = self.new_entries = self.parked_task = None
 
     def __repr__(self) -> str:
         place = f"in the block at {self.where()}" if self.entries else "on its way"
@@ -135,38 +129,43 @@ class Strand:
 
     def enter(self, manager: object, executor: Executor) -> Coroutine[Any, Any, None]:
         """Return what goes to a worker of *executor* and enters the block there."""
-        origin = self.job
-        job = self._job_on(executor) if self.entries else None
-        if job is not None and job is origin:
-            self._push(manager, id(sys._getframe(2)), 0)
-            return stay()
-        self._entering = manager
-        self._new_entries = None
-        mark: object = self
+        origin, job = self.job, None
+        if self.entries:
+            job = self._job_on(executor)
+            if job is not None and job is origin:
+                self._push(manager, key_of(sys._getframe(2)), 0)
+                return stay()
+        self.entering = manager
+        self.new_entries = None
         if origin is None:
-            mark = self._leave_loop()
-        elif self.token.why is not None:
-            raise self.cancellation()
-        if job is not None:
-            self._parked_task = ParkedTask(job, self)
+            waiting: Suspension = self.suspend_on_loop()
+            mark: object = waiting
+        elif self.token.why is None:
+            waiting = ParkedTask(origin, self)
+            mark = self
         else:
-            self._parked_task = None
-            waiting = self.suspension if origin is None else ParkedTask(origin, self)
-            assert waiting is not None, "made just now"
-            job = Seat(executor, self, waiting)
-        self._target = job
+            raise self.cancellation()
+        if job is None:
+            self.target = Seat(executor, self, waiting)
+            self.parked_task = None
+        else:
+            self.target = job
+            self.parked_task = ParkedTask(job, self)
         return enter(self, mark)
 
     def enter_loop_part(self, manager: object, frame: FrameType) -> Coroutine[Any, Any, None]:
         """Return what goes to the loop and enters the loop part there."""
         if self.job is None:
-            self._push(manager, id(frame), self.loop.count_cancels())
+            self._push(manager, key_of(frame), self.loop.count_cancels())
+            if isinstance(manager, LoopPart):
+                manager.owners += (self,)
             return stay()
         if self.token.why is not None:
             raise self.cancellation()
-        self._entering = manager
-        self._new_entries = None
-        self._target = None
+        need_frames()
+        self.entering = manager
+        self.new_entries = None
+        self.target = None
         return enter(self, self)
 
     def leave(self, manager: object, error: BaseException | None) -> Coroutine[Any, Any, None]:
@@ -174,26 +173,33 @@ class Strand:
 
         It goes to where that entry was made. May be repeated before it is awaited.
         """
-        if self.entries[-1].manager is not manager:
-            self._swap_with_innermost(manager)
         entries, here = self.entries, self.job
+        if entries[-1].manager is not manager:
+            # Left in the wrong order, or a generator of the task is closed within later blocks.
+            group, rest = split(entries, manager, generators_up(sys._getframe(2)))
+            entries = self.entries = rest + group
         target = entries[-2].job if len(entries) > 1 else None
+        if here is None and isinstance(manager, LoopPart):
+            manager.disown(self)
         if target is here:
             self.entries = entries[:-1]
+            job = entries[-1].job
+            if job is not here and job is not None and job not in jobs_of(self.entries):
+                job.release_worker()  # It waits for this task elsewhere.
             return stay()
-        self._entering = None
-        self._new_entries = entries[:-1]
-        self._target = target
-        self._parked_task = None if target is None else ParkedTask(target, self)
+        self.entering = None
+        self.new_entries = entries[:-1]
+        self.target = target
+        self.parked_task = None if target is None else ParkedTask(target, self)
         if here is not None:
-            return leave(self, self, target, error)
+            return leave(self, self, error)
         if error is not None and self._must_meet_again(error, entries[-1]):
             self.token.why = self.loop.why(error)
-        return leave(self, self._leave_loop(), target, error)
+        return leave(self, self.suspend_on_loop(), error)
 
-    def _leave_loop(self) -> LoopSuspension:
+    def suspend_on_loop(self) -> LoopSuspension:
         self.variables.leave_loop()
-        suspension = self.suspension = self.loop.suspend(self)
+        self.suspension = suspension = self.loop.suspend(self)
         return suspension
 
     def _push(self, manager: object, frame_key: int, cancels: int) -> None:
@@ -223,32 +229,12 @@ class Strand:
             return False
         return entries[-1].manager is manager or any(e.manager is manager for e in entries)
 
-    def is_closing(self, manager: object, frame: FrameType | None) -> bool:
-        """Whether the GeneratorExit that leaves *manager* in *frame* is raised in this task.
-
-        If not, the garbage collector closes a coroutine that everybody forgot. It does so in any
-        thread, in the middle of anything, and both may have entered the same object. Then the
-        frame that entered it for this task is still inside, further up the stack.
-        """
-        key = next((e.frame_key for e in reversed(self.entries) if e.manager is manager), None)
-        if key is None or frame is None:
-            return False
-        if id(frame) == key:
-            return True
-        while (frame := frame.f_back) is not None:
-            if id(frame) == key:
-                return False
-        return True  # Entered by a helper that has returned, AsyncExitStack for one.
-
-    def _swap_with_innermost(self, manager: object) -> None:
-        """Blocks that are left in the wrong order swap their managers: places stay a stack."""
-        left = next(entry for entry in self.entries if entry.manager is manager)
-        innermost = self.entries[-1]
-        left.manager, innermost.manager = innermost.manager, left.manager
-
     def _job_on(self, executor: Executor) -> Seat | None:
-        """The job by which this task holds a worker of *executor* already, parked or not."""
-        for entry in self.entries:
+        """The job by which this task holds a worker of *executor* already, parked or not.
+
+        It may have adopted another one. The innermost is the one that it has, if it has one.
+        """
+        for entry in reversed(self.entries):
             job = entry.job
             if job is not None and job.executor is executor:
                 return job
@@ -258,15 +244,17 @@ class Strand:
 
     def note_arrival(self, frame: FrameType) -> None:
         """What is entered begins in *frame*. Raises why it does not, if the switch failed."""
-        target = self._target
+        target = self.target
         if target is not None and target.code is None:
             target.code = frame.f_code
             target.instruction = frame.f_lasti
         if self.job is not target:
             raise self.why_not_moved()
         entry = self.entries[-1]
-        entry.frame_key = id(frame)
+        entry.frame_key = id(frame) ^ id(frame.f_code)  # key_of(), without the call.
         if target is None:
+            if isinstance(entry.manager, LoopPart):
+                entry.manager.owners += (self,)
             self.variables.write_back()
             if self.token.why is not None:
                 # It came on the way. Raised here, it would run the ``finally`` of the body, which
@@ -276,23 +264,29 @@ class Strand:
 
     def has_to_turn_back(self, error: BaseException) -> bool:
         """Whether the switch was made, and *error* must be raised where the task came from."""
-        return self.job is self._target and not isinstance(error, GeneratorExit)
+        return self.job is self.target and not isinstance(error, GeneratorExit)
+
+    def turn_back(self, error: BaseException) -> Generator[Any, None, None]:
+        """Return what leaves what was just entered, to be awaited by ``yield from``."""
+        return cast("Generator[Any, None, None]", self.leave(self.entries[-1].manager, error))
 
     def why_not_moved(self) -> BaseException:
         """The switch failed; the task goes on where it was."""
-        target, token = self._target, self.token
+        target, token = self.target, self.token
         failure = None if target is None else target.take_failure()
+        if self.refusal is not None:
+            failure, self.refusal = self.refusal, None
         on_loop = self.job is None
         if on_loop:
             self.variables.stay_on_loop()
-        if token.why is not None:
+        if token.why is not None and not isinstance(failure, STRONGER):
             error = self.cancellation()
             if on_loop:
                 token.why = None
             return error
         if isinstance(failure, BaseException):
             return failure
-        job = self.job if self._entering is None else target
+        job = self.job if self.entering is None else target
         block = "the block" if job is None else f"the block at {job.where()}"
         return RuntimeError(f"{block} cannot go on: {failure or NOT_DRIVEN}")
 
@@ -329,14 +323,13 @@ class Strand:
 
     def leave_loop(self) -> None:
         """In the loop thread: hand the task over to the place where it wants to go."""
-        target, suspension = self._target, self.suspension
-        assert target is not None, "a task that is on the loop does not ask to go there"
-        assert suspension is not None, "made by the coroutine"
-        if self._entering is not None and self.token.why is not None:
+        target: Any = self.target
+        suspension: Any = self.suspension
+        if self.entering is not None and self.token.why is not None:
             # Cancelled before it could leave. A worker might be fast enough to begin the body.
             suspension.resume()
-        elif self._parked_task is not None:
-            self._parked_task.resume()
+        elif self.parked_task is not None:
+            self.parked_task.resume()
         else:
             target.request_worker()
 
@@ -345,7 +338,7 @@ class Strand:
 
         True if the task is told. If not, it is on its way, and *error* is for the loop.
         """
-        target, parked_task = self._target, self._parked_task
+        target, parked_task = self.target, self.parked_task
         if target is None:
             return False
         if parked_task is None:
@@ -360,14 +353,15 @@ class Strand:
         Nothing in it can fail half-way, and it may be repeated. If the switch failed, *job* is
         where the task was, and nothing is pushed or popped.
         """
-        if self._target is job:
-            if self._new_entries is None:
+        if self.target is job:
+            entries = self.new_entries
+            if entries is None:
                 entry = Entry()
-                entry.manager = self._entering
+                entry.manager = self.entering
                 entry.job = job
                 entry.frame_key = entry.cancels = 0
-                self._new_entries = (*self.entries, entry)
-            self.entries = self._new_entries
+                self.new_entries = entries = (*self.entries, entry)
+            self.entries = entries
         self.job = job
 
     def drive(self, job: Seat) -> bool:
@@ -375,35 +369,33 @@ class Strand:
         variables = self.variables
         problem = variables.load()
         self.arrive(job)
-        coro, context = self.coro, variables.worker_context
-        assert coro is not None, "the coroutine of a task that is away from home is known"
-        assert context is not None, "made when it was loaded for the first time"
+        # (No asserts here: the coroutine of a task that is away is known, the Context was made when
+        # the variables were loaded for the first time.)
+        coro: Any = self.coro
+        context: Any = variables.worker_context
         ended = context.run(step, coro, self, problem)
         del coro
         if ended is not None:
             self._end_in_worker(ended)
             return False
-        target, waits = self._target, self._comes_back_to(job)
+        target, entries = self.target, self.new_entries
+        waits = entries is None  # It enters something, and comes back after that.
+        if entries:
+            waits = job in jobs_of(entries)
         if waits:
             job.prepare_to_park(None if target is None else target.executor)
         # From here on the task is not ours: the next driver may have it before the call returns.
         if target is None:
-            suspension = self.suspension
-            assert suspension is not None, "the task waits on its loop"
+            suspension: Any = self.suspension
             self.coro = None
             if waits:
                 self._task_has_ended = suspension.watch_task()
             suspension.resume()
-        elif self._parked_task is not None:
-            self._parked_task.resume()
+        elif self.parked_task is not None:
+            self.parked_task.resume()
         else:
             target.request_worker()
         return waits
-
-    def _comes_back_to(self, job: Seat) -> bool:
-        """Whether the task, which leaves the worker of *job*, needs it again."""
-        entries = self._new_entries
-        return entries is None or any(entry.job is job for entry in entries)
 
     def _end_in_worker(self, ended: Ended) -> None:
         """The coroutine came to its end, and was still inside of blocks."""
@@ -422,12 +414,31 @@ class Strand:
         """In the worker: call *func* on the loop, and wait."""
         return self.loop.call(self, func, self.variables.worker_tokens)
 
+    # For adoption, see there.
+
+    def is_at_home(self) -> bool:
+        """In the loop thread: whether the task runs, or waits, on the loop."""
+        return self.coro is None and self.job is None
+
+    def serve_departures(self) -> None:
+        """In the loop thread, by the driver: the task is at home, and does not go on yet."""
+        departures, self.departures = self.departures, ()
+        for departure in departures:
+            departure.deliver()
+
     # In any thread.
 
     def is_gone(self) -> bool:
-        """Whether the task can never come back from the loop any more."""
+        """Whether the task can never come back from the loop any more, nor anybody in its place."""
         has_ended = self._task_has_ended
-        return self.loop.is_gone() or (has_ended is not None and has_ended())
+        return self.loop.is_gone() or (
+            has_ended is not None
+            and has_ended()
+            and not any(
+                isinstance(entry.manager, LoopPart) and entry.manager.manager() is not None
+                for entry in self.entries
+            )
+        )
 
     def is_in_loop_part_of(self, job: Seat) -> bool:
         """In a parked worker: whether the task went from *job* to the loop."""
@@ -467,6 +478,9 @@ class Strand:
         """Let go of the coroutine and of all workers: this task has no way back to them."""
         self.is_abandoned = True
         jobs = {entry.job for entry in self.entries}
+        for entry in self.entries:
+            if isinstance(entry.manager, LoopPart):
+                entry.manager.disown(self)
         self.entries = ()
         self.coro = None
         self.variables.forget()

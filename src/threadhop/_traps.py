@@ -18,7 +18,6 @@ from sys import _getframe
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from ._seat import Seat
     from ._strand import Strand
 
 
@@ -32,15 +31,14 @@ def _enter(strand: Strand, mark: object) -> Generator[Any, None, None]:
     except BaseException as error:
         if strand.has_to_turn_back(error):
             # It is entered, but ``async with`` will not leave it.
-            yield from _as_generator(strand.leave(strand.entries[-1].manager, error))
+            yield from strand.turn_back(error)
         raise
 
 
-def _leave(
-    strand: Strand, mark: object, target: Seat | None, error: BaseException | None
-) -> Generator[Any, None, None]:
-    """Go from the end of a body, which ended with *error*, to *target*, where it was entered."""
+def _leave(strand: Strand, mark: object, error: BaseException | None) -> Generator[Any, None, None]:
+    """Go from the end of a body, which ended with *error*, to where it was entered."""
     yield mark
+    target = strand.target
     if strand.job is not target:
         raise strand.why_not_moved()
     if target is None:
@@ -49,15 +47,10 @@ def _leave(
         strand.raise_cancellation(error)
 
 
-def _as_generator(coro: Coroutine[Any, Any, None]) -> Generator[Any, None, None]:
-    """For type checkers: to ``yield from`` a coroutine is what ``types.coroutine`` allows."""
-    return cast("Generator[Any, None, None]", coro)
-
-
 # For type checkers these are coroutines: nothing else may be awaited by ``async with``.
 enter = cast("Callable[[Strand, object], Coroutine[Any, Any, None]]", types.coroutine(_enter))
 leave = cast(
-    "Callable[[Strand, object, Seat | None, BaseException | None], Coroutine[Any, Any, None]]",
+    "Callable[[Strand, object, BaseException | None], Coroutine[Any, Any, None]]",
     types.coroutine(_leave),
 )
 
@@ -70,3 +63,18 @@ def checkpoint() -> Generator[None, None, None]:
 
 async def stay() -> None:
     """Go nowhere: what is awaited where the task is in the right thread already."""
+
+
+async def then_raise(switch: Coroutine[Any, Any, None], error: BaseException) -> None:
+    """Await *switch*, and raise *error* where that leads."""
+    try:
+        await switch
+        raise error
+    finally:
+        del error  # Its traceback has this frame.
+
+
+def need_frames(count: int = 20) -> None:
+    """Raise RecursionError now, before anything has begun, rather than half-way there or back."""
+    if count:
+        need_frames(count - 1)

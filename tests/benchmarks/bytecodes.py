@@ -59,11 +59,12 @@ PROMISES = {
         r"|context = self\._context|context\.run\((step|self\._(call_)?func)"
     ),
     "async generators are finalized": r"hooks",
-    "nested code finds its task: thread-local": r"here\.seat|current_strand_or_none",
+    "nested code finds its task: thread-local": r"here\.slot|slot\.job|current_strand_or_none",
     "messages name the block's line": r"_getframe|\.code\b|\.instruction\b|frame_key",
     "places are a stack: nesting, any order of exits": (
         r"entries|has_entered|\bwaits\b|target is here|_job_on|(self|strand)\.job\b"
-        r"|job is (not|origin)|Entry\(\)|entry\.(manager|job)|_parked_task"
+        r"|job is (not|origin)|Entry\(\)|entry\.(manager|job)|_parked_task|jobs_of"
+        r"|LoopPart|departures"
     ),
     "what fails or is dropped is told; nothing hangs": (
         r"refusal|is_closed|_submitter|get_ident|InvalidStateError|ended is not None|\._waiting\b"
@@ -77,7 +78,7 @@ PROMISES = {
 }
 #: What the trip itself needs, told apart in the same way.
 WAYS = {
-    "home: collected wake-ups": r"EntryQueue\.(post|run_all_bounded)",
+    "home: collected wake-ups": r"EntryQueue\.(post|_look|run_all_bounded)",
     "to a worker: `WorkerPool`, or the stock queue": r"_(workers|places|pool_view|executors)\.py",
     "the bare block, the bare call": "",
 }

@@ -18,9 +18,10 @@ FLOORS = (
     {"threadhop"},
     {"_async_executor"},
     {"_block", "_function", "_calls", "_guard"},
+    {"_adoption"},
     {"_backends", "_backends._call"},
     {"_backends._asyncio", "_backends._futures"},
-    {"_backends._loop_call"},
+    {"_backends._loop_call", "_backends._entry_queue", "_backends._default_executor"},
     {"_strand"},
     {"_seat"},
     {"_contract", "_driver"},
@@ -31,7 +32,7 @@ FLOORS = (
     {"_places", "_process"},
     {
         *("_traps", "_whereabouts", "_contexts", "_outcome", "_callables", "_settings", "_errors"),
-        *("_work_item", "_cancel_token"),
+        *("_work_item", "_cancel_token", "_entries"),
     },
 )
 
@@ -44,7 +45,8 @@ BETWEEN_NEIGHBOURS = {
 FOR_TYPES_ONLY = {
     ("_seat", "_strand"),
     ("_contract", "_strand"),
-    ("_traps", "_seat"),
+    ("_entries", "_seat"),
+    ("_entries", "_strand"),
     ("_traps", "_strand"),
     ("_whereabouts", "_seat"),
     ("_parking", "_seat"),

@@ -14,11 +14,18 @@ import pytest
 from _loops import LoopKind
 from _steps import LIMIT, Gate, HeldExecutor, until, wait_until
 
-from threadhop import check_cancelled, eventloop, exec_in_eventloop, threadpool
-from threadhop._backends import _loop_call
+from threadhop import (
+    check_cancelled,
+    eventloop,
+    exec_in_eventloop,
+    exec_in_executor,
+    threadpool,
+)
+from threadhop._backends import _loop_call, current_strand
 from threadhop._backends._loop_call import LoopCall
 from threadhop._errors import WORKER_GONE
 from threadhop._seat import ParkedTask, Seat
+from threadhop._whereabouts import here as slot_of_thread
 
 here = threading.get_ident
 
@@ -282,6 +289,9 @@ class FakeLoop:
     def is_closed(self) -> bool:
         return False
 
+    def is_gone(self) -> bool:
+        return False
+
 
 class FakeToken:
     why = None
@@ -325,15 +335,20 @@ class FakeStrand:
 
 
 class LyingInbox:
-    """The inbox of a seat; runs something before or after a look that does not wait, or a put."""
+    """The inbox of a seat; runs something around a look that does not wait, or before one that
+    does, or after a put.
+    """
 
     def __init__(self) -> None:
         self.tasks: queue.SimpleQueue[ParkedTask | None] = queue.SimpleQueue()
         self.before: Callable[[], object] = lambda: None
         self.after: Callable[[], object] = lambda: None
         self.after_put: Callable[[], object] = lambda: None
+        self.before_wait: Callable[[], object] = lambda: None
 
     def get(self, block: bool, timeout: float) -> ParkedTask | None:
+        before, self.before_wait = self.before_wait, lambda: None
+        before()
         return self.tasks.get(block, timeout)
 
     def get_nowait(self) -> ParkedTask | None:
@@ -425,12 +440,15 @@ def test_a_task_that_is_put_after_the_worker_has_gone_stays_with_who_put_it(
 def test_a_task_that_is_put_just_before_the_last_look_and_taken_back_is_not_the_workers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """1 the worker gives up, 2 the task is put and who put it takes it back, 3 the last look."""
+    """1 the worker gives up, 2 the task is put and who put it takes it back, 3 the last look.
+
+    The worker leaves: who put the task has found it gone.
+    """
     parked = ParkedSeat(monkeypatch)
     parked.inbox.before = parked.put
-    parked.strand.away = False
     parked.run()
     assert parked.told() == (1, 0, 1)
+    assert parked.seat.is_vacant
 
 
 def test_a_task_that_both_find_belongs_to_the_one_that_takes_it_first(
@@ -441,7 +459,6 @@ def test_a_task_that_both_find_belongs_to_the_one_that_takes_it_first(
     parked.inbox.after_put = parked.gate.stop_here
     parked.inbox.before = parked.start_to_put
     parked.inbox.after = parked.end_to_put
-    parked.strand.away = False
     parked.run()
     assert parked.told() == (1, 0, 1)
 
@@ -464,6 +481,50 @@ def test_a_task_that_the_worker_takes_before_who_put_it_does_belongs_to_the_work
     assert parked.told() == (2, 0, 0)
     parked.end_to_put()
     assert parked.told() == (2, 0, 0)
+
+
+def test_a_parked_worker_looks_after_the_task_that_has_it_by_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1 the worker parks, 2 another task takes its place over, 3 the first one is gone.
+
+    It gives up when the other one is gone, too: this one is put just then, and goes on.
+    """
+    parked = ParkedSeat(monkeypatch)
+    other = FakeStrand()
+    other.drives = 1  # it has been here
+    other.looks = LyingTask(parked.seat, other).resume  # type: ignore[arg-type]
+    parked.inbox.before_wait = lambda: setattr(parked.seat, "strand", other)
+    parked.strand.looks = lambda: pytest.fail("the first task was asked for")
+    parked.run()
+    assert parked.told() == (1, 0, 0)
+    assert (other.drives, other.abandoned, other.left_alone) == (2, 0, 0)
+
+
+def test_a_parked_worker_that_two_tasks_need_stays_until_both_have_released_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1 a second task needs it, 2 one of them is gone, and releases it, 3 so does the other."""
+    parked = ParkedSeat(monkeypatch)
+    seat = parked.seat
+    parked.strand.looks = lambda: pytest.fail("it is needed, and gives up")
+
+    def release_first() -> None:
+        assert seat._sharers
+        seat.release_worker()
+        assert seat.strand is not None
+        parked.inbox.before_wait = release_second
+
+    def release_second() -> None:
+        assert not seat._sharers
+        seat.release_worker()
+        assert seat.strand is None
+
+    seat.change_holders(1)
+    parked.inbox.before_wait = release_first
+    parked.run()
+    assert parked.told() == (1, 0, 0)
+    assert not parked.inbox.tasks.qsize()
 
 
 def test_a_task_that_is_put_and_a_worker_that_gives_up_at_the_same_moment_agree(
@@ -642,17 +703,32 @@ def test_a_coroutine_that_is_done_when_its_caller_is_cancelled_returns_its_value
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["function", "coroutine"])
 def test_a_call_whose_result_is_there_when_its_caller_is_cancelled_returns_it(
-    loops: LoopKind, one: Executor, monkeypatch: pytest.MonkeyPatch, when: str
+    loops: LoopKind,
+    one: Executor,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+    asynchronous: bool,
 ) -> None:
     """1 the result is known, 2 it is put before the worker, cancelled just before or just after.
 
     The exit raises.
     """
-    calls: list[Call] = []
-    end = LoopCall._end
 
-    def lying_end(self: LoopCall, value: Any, error: BaseException | None) -> None:
+    class Asynchronous(Call):
+        def func(self) -> Any:
+            return self.wait()
+
+        async def wait(self) -> str:
+            await suspend()
+            self.steps.append("called")
+            return "value"
+
+    calls: list[Call] = []
+    deliver = LoopCall.deliver
+
+    def lying_deliver(self: LoopCall) -> None:
         ended = self._ended
 
         class LateQueue:
@@ -665,21 +741,66 @@ def test_a_call_whose_result_is_there_when_its_caller_is_cancelled_returns_it(
                 if when == "after":
                     calls[0].task.cancel("stop")
 
-        monkeypatch.setattr(LoopCall, "_end", end)
         lying: Any = LateQueue()
         self._ended = lying
-        self._end(value, error)
+        deliver(self)
 
     async def main() -> None:
-        call = Call(one)
+        call = (Asynchronous if asynchronous else Call)(one)
         calls.append(call)
         await call.begin()
-        monkeypatch.setattr(LoopCall, "_end", lying_end)
+        monkeypatch.setattr(LoopCall, "deliver", lying_deliver)
         call.gate.open()
         await call.end()
 
     loops.run(main)
     assert calls.pop().steps == ["called", "value", "body ends"]
+
+
+@pytest.mark.parametrize("by", ["a block", "a call"])
+@pytest.mark.parametrize("fails", [False, True], ids=["returns", "raises"])
+def test_a_caller_knows_the_call_that_its_worker_waits_for(
+    loops: LoopKind, one: Executor, by: str, fails: bool
+) -> None:
+    """From before it is made until it has ended, however that was; and which task makes it."""
+    seen: list[Any] = []
+
+    def body() -> None:
+        job: Any = slot_of_thread.slot.job
+        caller = job.caller
+
+        def function() -> None:
+            seen.append(type(caller.calling))
+            if fails:
+                raise LookupError
+
+        async def coroutine() -> None:
+            await suspend()
+            mine = current_strand()
+            seen.append(caller.calling.is_made_by(mine))
+            seen.append(caller.calling.is_made_by(caller))
+            if fails:
+                raise LookupError
+
+        for func in (function, coroutine):
+            assert caller.calling is None
+            try:
+                exec_in_eventloop(func)
+            except LookupError:
+                assert fails
+            else:
+                assert not fails
+            assert caller.calling is None
+
+    async def main() -> None:
+        if by == "a call":
+            await exec_in_executor(one, body)
+            return
+        async with threadpool(one):
+            body()
+
+    loops.run(main)
+    assert seen == [LoopCall, True, False]
 
 
 def test_calls_that_are_cancelled_at_any_moment_end(loops: LoopKind, one: Executor) -> None:

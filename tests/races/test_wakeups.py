@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -16,7 +19,8 @@ from _loops import LoopKind
 from _steps import LIMIT, Gate, until, wait_until
 
 from threadhop import threadpool
-from threadhop._backends._asyncio import AsyncioSuspension, EntryQueue
+from threadhop._backends._asyncio import AsyncioSuspension
+from threadhop._backends._entry_queue import EntryQueue
 
 here = threading.get_ident
 
@@ -52,10 +56,19 @@ class FakeLoop:
 
     call_soon = call_soon_threadsafe
 
+    def turn(self) -> None:
+        """One callback, in this thread."""
+        outer = asyncio._get_running_loop()
+        asyncio._set_running_loop(self)  # type: ignore[arg-type]
+        try:
+            self.callbacks.pop(0)()
+        finally:
+            asyncio._set_running_loop(outer)
+
     def run(self) -> None:
         """All that is there, and what comes of it."""
         while self.callbacks:
-            self.callbacks.pop(0)()
+            self.turn()
 
 
 class FakeEntry:
@@ -74,29 +87,32 @@ class FakeEntry:
         self.abandoned += 1
 
 
-class LyingLock:
-    """A lock that runs something before or after it is taken or released, once each."""
+class LyingWakers(deque[bool]):
+    """The token of a queue; runs something around a look, a take or a return, once each."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        super().__init__([True], maxlen=1)
         self.hooks: dict[str, Callable[[], object]] = {}
 
     def _hook(self, name: str) -> None:
         self.hooks.pop(name, lambda: None)()
 
-    def acquire(self, blocking: bool = True) -> bool:
-        self._hook("before acquire")
-        taken = self.lock.acquire(blocking)
-        self._hook("after acquire")
-        return taken
+    def __len__(self) -> int:
+        self._hook("before look")
+        count = super().__len__()
+        self._hook("after look")
+        return count
 
-    def release(self) -> None:
-        self._hook("before release")
-        self.lock.release()
-        self._hook("after release")
+    def pop(self) -> bool:  # type: ignore[override]
+        self._hook("before take")
+        token = super().pop()
+        self._hook("after take")
+        return token
 
-    def locked(self) -> bool:
-        return self.lock.locked()
+    def append(self, token: bool) -> None:
+        self._hook("before return")
+        super().append(token)
+        self._hook("after return")
 
 
 class LyingDeque(deque[Any]):
@@ -117,9 +133,10 @@ class Street:
     def __init__(self) -> None:
         self.entry_queue = EntryQueue()
         self.loop = FakeLoop()
-        self.lock = LyingLock()
+        self.wakers = LyingWakers()
         self.waiting = LyingDeque()
-        self.entry_queue._wakeup_pending = self.lock  # type: ignore[assignment]
+        self.entry_queue._wakers = self.wakers
+        self.entry_queue._begin_to_look = partial(self.wakers.append, True)
         self.entry_queue._queue = self.waiting
         self.entry_queue._next_ones = iter(self.waiting.popleft, None)
         self.entries = [FakeEntry() for _ in range(4)]
@@ -156,12 +173,12 @@ def test_a_post_after_the_drain_wakes_the_loop_again() -> None:
     assert street.delivered() == [1, 1, 0, 0]
 
 
-@pytest.mark.parametrize("moment", ["before release", "after release"])
+@pytest.mark.parametrize("moment", ["before return", "after return"])
 def test_a_post_while_the_drain_disarms_is_not_lost(moment: str) -> None:
     """1 the drain begins, 2 a post comes before or after it disarms, 3 the drain counts."""
     street = Street()
     street.post(0)
-    street.lock.hooks[moment] = lambda: street.post(1)
+    street.wakers.hooks[moment] = lambda: street.post(1)
     street.loop.run()
     assert street.delivered() == [1, 1, 0, 0]
     street.post(2)  # and nothing stayed armed
@@ -178,16 +195,40 @@ def test_a_post_while_the_drain_counts_is_not_lost() -> None:
     assert street.delivered() == [1, 1, 0, 0]
 
 
-@pytest.mark.parametrize("moment", ["before acquire", "after acquire"])
+@pytest.mark.parametrize("moment", ["before look", "after look"])
 def test_a_drain_in_the_middle_of_a_post_loses_nothing(moment: str) -> None:
     """1 post 0 arms, 2 post 1 appends, 3 the loop drains both, 4 post 1 goes on."""
     street = Street()
     street.post(0)
-    street.lock.hooks[moment] = street.loop.run
+    street.wakers.hooks[moment] = street.loop.run
     street.post(1)
     street.loop.run()
     assert street.delivered() == [1, 1, 0, 0]
     street.post(2)
+    street.loop.run()
+    assert street.delivered() == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("moment", ["after look", "before take", "after take"])
+@pytest.mark.parametrize("drains", [False, True], ids=["posted", "and drained"])
+def test_two_posts_of_which_both_could_wake_the_loop_lose_nothing(
+    moment: str, drains: bool
+) -> None:
+    """1 post 0 finds nobody, 2 post 1 does all of its own, perhaps a drain, 3 post 0 goes on."""
+    street = Street()
+
+    def post_all() -> None:
+        street.post(1)
+        if drains:
+            street.loop.run()
+
+    street.wakers.hooks[moment] = post_all
+    street.post(0)
+    assert len(street.loop.callbacks) == 1
+    street.loop.run()
+    assert street.delivered() == [1, 1, 0, 0]
+    street.post(2)  # and nothing stayed armed
+    assert len(street.loop.callbacks) == 1
     street.loop.run()
     assert street.delivered() == [1, 1, 1, 0]
 
@@ -197,7 +238,7 @@ def test_a_post_out_of_a_resumed_step_waits_for_the_next_turn() -> None:
     street = Street()
     street.entries[0].arriving = lambda: street.post_here(1)
     street.post(0)
-    street.loop.callbacks.pop(0)()
+    street.loop.turn()
     assert street.delivered() == [1, 0, 0, 0]
     street.loop.run()
     assert street.delivered() == [1, 1, 0, 0]
@@ -219,13 +260,13 @@ def test_an_interrupt_out_of_one_step_leaves_the_others_for_the_next_turn(
     with pytest.raises(interrupt):
         street.loop.run()
     assert street.delivered() == [1, 1, 0, 0]
-    street.loop.callbacks.pop(0)()
+    street.loop.turn()
     assert street.delivered() == [1, 2, 1, 1]
     assert not street.loop.callbacks
 
 
-def test_an_interrupt_and_a_post_at_once_wake_the_loop_once() -> None:
-    """The post has armed already: nobody needs to do it for the rest."""
+def test_an_interrupt_and_a_post_at_once_bring_all_in_the_next_turn() -> None:
+    """The post has woken the loop already: one look finds all, another one nothing."""
     street = Street()
 
     def post_and_raise() -> None:
@@ -237,16 +278,63 @@ def test_an_interrupt_and_a_post_at_once_wake_the_loop_once() -> None:
     street.entries[0].arriving = post_and_raise
     with pytest.raises(KeyboardInterrupt):
         street.loop.run()
-    assert len(street.loop.callbacks) == 1
-    street.loop.run()
+    street.loop.turn()
     assert street.delivered() == [2, 1, 1, 1]  # number 0 was interrupted
+    street.loop.run()
+    assert street.delivered() == [2, 1, 1, 1]
+    assert street.wakers  # nothing stayed armed
 
 
-def test_a_look_finds_what_an_interrupted_drain_has_left() -> None:
-    """1 a post wakes the loop, 2 Ctrl+C as the drain begins, 3 a cancelled task has it look."""
+@contextlib.contextmanager
+def interrupt_at_the_beginning_of(function: Callable[..., Any]) -> Iterator[None]:
+    """Raise KeyboardInterrupt before its first line, as a signal handler may."""
+    outer = sys.gettrace()
+
+    def trace(frame: FrameType, event: str, arg: object) -> None:
+        if frame.f_code is function.__code__:
+            raise KeyboardInterrupt
+
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(outer)
+
+
+@pytest.mark.parametrize("another", ["post", "look"])
+def test_an_interrupt_at_the_very_beginning_of_the_drain_leaves_the_next_one_free_to_wake(
+    another: str,
+) -> None:
+    """1 a post wakes the loop, 2 Ctrl+C as the drain begins, 3 a post or a cancelled task comes.
+
+    Whoever that is has the loop look: nothing stayed armed, and nothing is lost.
+    """
     street = Street()
     street.post(0)
-    street.loop.callbacks.clear()  # it never came to its first line
+    with (
+        interrupt_at_the_beginning_of(EntryQueue.run_all_bounded),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        street.loop.run()
+    assert street.delivered() == [0, 0, 0, 0]
+    assert not street.loop.callbacks
+    if another == "post":
+        street.post(1)
+    else:
+        street.entry_queue.post_again(street.loop)  # type: ignore[arg-type]
+    assert len(street.loop.callbacks) == 1
+    street.loop.run()
+    assert street.delivered() == [1, int(another == "post"), 0, 0]
+    street.post(2)
+    street.loop.run()
+    assert street.delivered()[2] == 1
+
+
+def test_a_look_brings_what_a_wake_up_that_never_began_should_have_brought() -> None:
+    """1 a post wakes the loop, 2 that callback is lost, 3 a cancelled task has the loop look."""
+    street = Street()
+    street.post(0)
+    street.loop.callbacks.clear()
     street.entry_queue.post_again(street.loop)  # type: ignore[arg-type]
     street.loop.run()
     assert street.delivered() == [1, 0, 0, 0]
@@ -259,6 +347,19 @@ def test_a_look_at_an_empty_queue_does_not_wake_the_loop() -> None:
     street = Street()
     street.entry_queue.post_again(street.loop)  # type: ignore[arg-type]
     assert not street.loop.callbacks
+
+
+def test_a_look_and_a_post_at_once_bring_each_entry_once() -> None:
+    """1 a post wakes the loop, 2 a cancelled task has it look as well: the second finds nothing."""
+    street = Street()
+    street.post(0)
+    street.entry_queue.post_again(street.loop)  # type: ignore[arg-type]
+    street.loop.run()
+    assert street.delivered() == [1, 0, 0, 0]
+    street.post(1)
+    assert len(street.loop.callbacks) == 1
+    street.loop.run()
+    assert street.delivered() == [1, 1, 0, 0]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -298,7 +399,7 @@ def test_each_post_to_a_closed_loop_is_lost_once_and_nothing_stays_armed() -> No
     street.post(0)
     street.post(1)
     assert street.abandoned() == [1, 1, 0, 0]
-    assert not street.lock.lock.locked()
+    assert street.wakers
 
 
 def test_a_loop_that_closes_with_a_wake_up_under_way_loses_what_comes_later_aloud() -> None:
@@ -308,6 +409,20 @@ def test_a_loop_that_closes_with_a_wake_up_under_way_loses_what_comes_later_alou
     street.loop.callbacks.clear()
     street.loop.closed = True
     street.post(1)
+    assert street.abandoned() == [1, 1, 0, 0]
+
+
+def test_a_post_that_another_one_is_faster_than_is_lost_aloud_when_the_loop_is_closed() -> None:
+    """1 post 0 finds nobody, 2 post 1 wakes the loop, 3 that is closed, 4 post 0 goes on."""
+    street = Street()
+
+    def post_and_close() -> None:
+        street.post(1)
+        street.loop.callbacks.clear()
+        street.loop.closed = True
+
+    street.wakers.hooks["before take"] = post_and_close
+    street.post(0)
     assert street.abandoned() == [1, 1, 0, 0]
 
 

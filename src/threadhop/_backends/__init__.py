@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from asyncio import _get_running_loop, current_task
+from typing import Any
 
 from .._errors import NO_LOOP
 from .._strand import Strand
 from .._whereabouts import here
-from ._asyncio import existing_strand_of_current_task, strand_of_current_task
+from ._asyncio import (
+    coroutine_of_current_task,
+    existing_strand_of_current_task,
+    strand_of_current_task,
+)
 from ._asyncio import raise_pending_cancellation as raise_pending_cancellation
 
 
@@ -18,9 +23,9 @@ def current_strand() -> Strand:
         # The usual case first, by the shortest way.
         strand: Strand | None = getattr(current_task(loop), "_threadhop_strand", None)
         return strand_of_current_task(loop) if strand is None else strand
-    seat = here.seat
-    if seat is not None and seat.strand is not None:
-        return seat.strand
+    job = here.slot.job
+    if job is not None and job.strand is not None:
+        return job.strand
     raise RuntimeError(NO_LOOP)
 
 
@@ -29,5 +34,14 @@ def current_strand_or_none() -> Strand | None:
     loop = _get_running_loop()
     if loop is not None:
         return existing_strand_of_current_task(loop)
-    seat = here.seat
-    return None if seat is None else seat.strand
+    job = here.slot.job
+    return None if job is None else job.strand
+
+
+def current_coroutine() -> Any:
+    """The outermost coroutine of the running task; None if no task runs."""
+    loop = _get_running_loop()
+    if loop is not None:
+        return coroutine_of_current_task(loop)
+    job = here.slot.job
+    return None if job is None or job.strand is None else job.strand.coro

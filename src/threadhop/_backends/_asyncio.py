@@ -13,17 +13,17 @@ told twice takes effect once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dis
 import sys
 import threading
 import weakref
-from _thread import allocate_lock
 from asyncio import AbstractEventLoop, Task
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextvars import Context
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from .. import _process
 from .._contexts import Tokens
@@ -32,6 +32,8 @@ from .._errors import NO_TASK
 from .._outcome import Ended
 from .._strand import Strand
 from .._traps import checkpoint
+from ._default_executor import default_executor_of, shown_default_executor
+from ._entry_queue import EntryQueue, Posted
 from ._loop_call import call_in_loop
 
 # A task of the pure Python class is unknown to the current_task() written in C.
@@ -54,6 +56,12 @@ def raise_pending_cancellation(loop: AbstractEventLoop) -> None:
         raise asyncio.CancelledError(*(() if message is None else (message,)))
 
 
+def coroutine_of_current_task(loop: AbstractEventLoop) -> Any:
+    """In the loop thread: None if no task runs."""
+    task = _current_task(loop)
+    return None if task is None else task.get_coro()
+
+
 def strand_of_current_task(loop: AbstractEventLoop) -> Strand:
     """In the loop thread."""
     # An attribute of the task rather than an entry of a weak dictionary: the strand holds a Context
@@ -74,97 +82,6 @@ def existing_strand_of_current_task(loop: AbstractEventLoop) -> Strand | None:
     return strand
 
 
-class Posted(Protocol):
-    """What a thread posts to the loop."""
-
-    def deliver(self) -> None:
-        """In a callback of the loop, never within the step of a task.
-
-        Interrupted by Ctrl+C it is called again. So it may be called twice.
-        """
-
-    def abandon(self) -> None:
-        """In any thread: the loop is closed, so it is never delivered."""
-
-
-class EntryQueue:
-    """What is ready to come to the loop: tasks, and results of calls.
-
-    The threads append to ``_queue``; only the one that finds nobody else doing so wakes the loop,
-    and one callback of the loop then delivers all.
-    """
-
-    __slots__ = ("_next_ones", "_queue", "_wakeup_pending")
-
-    def __init__(self) -> None:
-        # A deque bears appends of threads and of signal handlers at any moment.
-        self._queue: deque[Posted] = deque()
-        #: Takes one out at each step.
-        self._next_ones = iter(self._queue.popleft, None)
-        #: Held from the moment at which somebody wakes the loop to the one at which it looks.
-        self._wakeup_pending = allocate_lock()
-
-    def post(self, entry: Posted, loop: AbstractEventLoop) -> None:
-        """In any thread."""
-        self._queue.append(entry)
-        # Whoever fails to take the flag leaves the entry to the one that has it, whose callback has
-        # not begun yet: that releases the flag before it counts what is there, so it counts this.
-        if not self._wakeup_pending.acquire(False):
-            if loop.is_closed():
-                self.abandon_all()
-            return
-        try:
-            loop.call_soon_threadsafe(self.run_all_bounded, loop)
-        except BaseException:
-            self._wakeup_pending.release()
-            if not loop.is_closed():
-                raise
-            self.abandon_all()
-
-    def post_again(self, loop: AbstractEventLoop) -> None:
-        """In the loop thread, by a task that is cancelled: look whether anything is there.
-
-        After Ctrl+C at the first line of ``run_all_bounded`` nobody else would.
-        """
-        if self._queue:
-            loop.call_soon(self.run_all_bounded, loop)
-
-    def run_all_bounded(self, loop: AbstractEventLoop) -> None:
-        """In the loop thread."""
-        queue, entry = self._queue, None
-        try:
-            if self._wakeup_pending.locked():
-                self._wakeup_pending.release()
-            # Not those that come in meanwhile: the loop's other callbacks have a turn in between.
-            for _ in range(len(queue)):
-                if not queue:  # A loop that runs nested in one of the steps took the rest.
-                    return
-                # Taken out and kept in one step, between which no signal handler comes in.
-                for entry in self._next_ones:  # noqa: B007 - used below
-                    break
-                assert entry is not None, "the queue is not empty"
-                entry.deliver()
-        except BaseException:
-            # KeyboardInterrupt or SystemExit out of a step, or at a line here. The loop will stop;
-            # whoever runs it again finds the others, and this one, if it was not delivered.
-            if entry is not None:
-                queue.appendleft(entry)
-            if queue and self._wakeup_pending.acquire(False):
-                loop.call_soon(self.run_all_bounded, loop)
-            raise
-        finally:
-            del entry  # This frame may stay in a traceback, which must not keep the task.
-
-    def abandon_all(self) -> None:
-        """In any thread: the loop is closed."""
-        while True:
-            try:
-                entry = self._queue.popleft()
-            except IndexError:
-                return
-            entry.abandon()
-
-
 def loop_of(loop: AbstractEventLoop) -> AsyncioLoop:
     """In the loop thread."""
     try:
@@ -177,7 +94,7 @@ def loop_of(loop: AbstractEventLoop) -> AsyncioLoop:
 class AsyncioLoop(EntryQueue, Loop):
     """What there is once for each asyncio loop. It is an attribute of the loop."""
 
-    __slots__ = ("_loop", "_run_in_executor", "_thread", "asyncgen_hooks")
+    __slots__ = ("_loop", "_thread", "asyncgen_hooks")
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         super().__init__()
@@ -187,18 +104,21 @@ class AsyncioLoop(EntryQueue, Loop):
         #: The loop's own: it has set them when it began to run. (What sys returns is unknown to
         #: the garbage collector, and they refer to the loop.)
         self.asyncgen_hooks = tuple(sys.get_asyncgen_hooks())
-        #: Stands for a default executor that the loop does not show; made when one is asked for.
-        self._run_in_executor: RunInExecutor | None = None
 
     def suspend(self, strand: Strand) -> AsyncioSuspension:
         suspension = AsyncioSuspension()
         suspension._asyncio_future_blocking = True
-        loop = self._loop()
-        assert loop is not None, "it runs"
-        suspension._loop = loop
+        suspension._loop = asyncio._get_running_loop()  # type: ignore[assignment]
         suspension._strand = strand
-        suspension._wakeup = suspension._context = None
+        suspension._wakeup = None
         return suspension
+
+    def deliver_soon(self, entry: Posted) -> None:
+        loop = self._loop()
+        if loop is None:
+            entry.abandon()
+        else:
+            self.post(entry, loop)
 
     def is_closed(self) -> bool:
         loop = self._loop()
@@ -226,12 +146,6 @@ class AsyncioLoop(EntryQueue, Loop):
         )
         return made
 
-    def stand_in(self, loop: AbstractEventLoop) -> RunInExecutor:
-        """In the loop thread: for a default executor that cannot be seen."""
-        if self._run_in_executor is None:
-            self._run_in_executor = RunInExecutor(loop)
-        return self._run_in_executor
-
     def cancellation(self, why: Any) -> asyncio.CancelledError:
         return asyncio.CancelledError(*((why,) if isinstance(why, str) else why))
 
@@ -257,6 +171,26 @@ class AsyncioLoop(EntryQueue, Loop):
         return call_in_loop(self.post, loop, strand, func, tokens)
 
 
+#: For a driver that is no Task, and names none.
+_NO_CONTEXT = Context()
+
+
+def _begins_unseen(func: Callable[..., Any]) -> None:
+    """Let *func* begin without a look for signals: none of them can come before its first line.
+
+    CPython looks when a function begins, but not when a coroutine goes on after an ``await``. Both
+    is the same instruction, with another argument. Elsewhere nothing changes.
+    """
+    resume = dis.opmap.get("RESUME")
+    if resume is None or sys.version_info >= (3, 16):  # From then on nobody has looked.
+        return
+    code = bytearray(func.__code__.co_code)
+    at = next(at for at in range(0, len(code), 2) if code[at] == resume)
+    if code[at + 1] == 0:
+        code[at + 1] = 2
+        func.__code__ = func.__code__.replace(co_code=bytes(code))
+
+
 class AsyncioSuspension(LoopSuspension):
     """The future that a Task awaits while it is away. A new one for each departure."""
 
@@ -268,10 +202,11 @@ class AsyncioSuspension(LoopSuspension):
     #: The Task asks for ``get_loop()``, else for this: no call, in which Ctrl+C could come.
     _loop: AbstractEventLoop
     _strand: Strand
-    #: The task's own callback, and the Context to run it in. Whoever takes it, resumes the task: in
-    #: the loop thread only. None before the task is suspended, and after it was resumed.
+    #: The task's own callback. Whoever takes it, resumes the task: in the loop thread only. None
+    #: before the task is suspended, and after it was resumed.
     _wakeup: Callable[[object], None] | None
-    _context: Context | None
+    #: The Context to run it in. Written with it.
+    _context: Context
 
     #: The Task asks for it before it resumes the coroutine. What went wrong is raised in there. It
     #: is no function of Python: Ctrl+C at its entry would be thrown into the coroutine.
@@ -283,7 +218,7 @@ class AsyncioSuspension(LoopSuspension):
     # The future, as the Task sees it. All in the loop thread.
 
     def add_done_callback(
-        self, wakeup: Callable[[object], None], *, context: Context | None = None
+        self, wakeup: Callable[[object], None], *, context: Context = _NO_CONTEXT
     ) -> None:
         """The coroutine is suspended now: off it goes.
 
@@ -301,8 +236,12 @@ class AsyncioSuspension(LoopSuspension):
                 self.cancel(getattr(task, "_cancel_message", None))
             strand.leave_loop()
         except BaseException as exc:
+            # Perhaps Ctrl+C, before any of this.
             self._wakeup = wakeup
             self._context = context
+            if strand.coro is None and strand.job is None:
+                with contextlib.suppress(Exception):
+                    strand.coro = wakeup.__self__.get_coro()  # type: ignore[attr-defined]
             if not strand.leaving_failed(exc):
                 self._loop.call_soon(_reraise, exc)
 
@@ -330,15 +269,14 @@ class AsyncioSuspension(LoopSuspension):
         try:
             strand.coro = None
             strand.arrive(None)
-            self._wakeup = self._context = strand.suspension = None
-            if context is None:
-                wakeup(self)
-            else:
-                context.run(wakeup, self)
+            if strand.departures:
+                strand.serve_departures()
+            self._wakeup = strand.suspension = None
+            context.run(wakeup, self)
         except BaseException:
             # Ctrl+C. If it came before the Task went on, that still waits for this.
             if getattr(wakeup.__self__, "_fut_waiter", None) is self:  # type: ignore[attr-defined]
-                self._wakeup, self._context, strand.suspension = wakeup, context, self
+                self._wakeup, strand.suspension = wakeup, self
             raise
         finally:
             # The error that ends the task has a traceback, whose frames lead back to this one.
@@ -346,20 +284,24 @@ class AsyncioSuspension(LoopSuspension):
 
     def finish(self, ended: Ended) -> None:
         finished = _FinishedTask(self._wakeup.__self__, ended)  # type: ignore[union-attr]
-        self._wakeup = self._context = self._strand.suspension = None
+        self._wakeup = self._strand.suspension = None
         self._strand.loop.post(finished, self._loop)  # type: ignore[attr-defined]
 
     def abandon(self) -> None:
         self._strand.abandon()
 
     def forget_task(self) -> None:
-        self._wakeup = self._context = None
+        self._wakeup = None
 
     def watch_task(self) -> Callable[[], bool]:
         return partial(_has_ended, weakref.ref(self._wakeup.__self__))  # type: ignore[union-attr]
 
     def count_cancels(self) -> int:
         return self._wakeup.__self__.cancelling()  # type: ignore[union-attr, no-any-return]
+
+
+# Ctrl+C before its first line would leave a task that waits for nothing, for ever.
+_begins_unseen(AsyncioSuspension.add_done_callback)
 
 
 def _has_ended(task_ref: weakref.ref[Task[Any]]) -> bool:
@@ -398,40 +340,3 @@ class _FinishedTask:
 
 def _reraise(error: BaseException) -> None:
     raise error
-
-
-class RunInExecutor(Executor):
-    """The default executor of a loop that does not show it (uvloop keeps it in a field of C)."""
-
-    def __init__(self, loop: AbstractEventLoop) -> None:
-        self._loop = loop
-
-    def submit(self, fn: Callable[[], Any], /, *args: Any, **kwargs: Any) -> Any:
-        """In the loop thread, or in a worker that the task is leaving."""
-        if asyncio._get_running_loop() is self._loop:
-            return self._loop.run_in_executor(None, fn)
-        return asyncio.run_coroutine_threadsafe(self._run(fn), self._loop)
-
-    async def _run(self, fn: Callable[[], Any]) -> None:
-        await self._loop.run_in_executor(None, fn)
-
-
-def shown_default_executor(loop: AbstractEventLoop) -> Executor | None:
-    """In any thread: None if there is none yet, or if the loop does not show it."""
-    return getattr(loop, "_default_executor", None)
-
-
-def default_executor_of(loop: AbstractEventLoop) -> Executor:
-    """In the loop thread: made, if there is none yet, as the loop itself would make it."""
-    executor = shown_default_executor(loop)
-    if executor is None:
-        if (
-            type(loop).run_in_executor is not asyncio.BaseEventLoop.run_in_executor
-            or getattr(loop, "_executor_shutdown_called", None) is not False
-        ):
-            # It says by itself if it was shut down.
-            return loop_of(loop).stand_in(loop)
-        # Without a job that keeps the first worker busy.
-        executor = ThreadPoolExecutor(thread_name_prefix="asyncio")
-        loop.set_default_executor(executor)
-    return executor

@@ -74,6 +74,8 @@ class Call:
     _future_of_executor: concurrent.futures.Future[Any] | None = None
     #: Whether it is ``withdraw`` that cancels that future.
     _withdrawn = False
+    #: The call of ``exec_in_eventloop`` that its worker waits for. Written by the worker.
+    calling: Any = None
     #: Whether threads wait for it, and not a loop.
     _is_for_threads = False
     #: How it ended. Written before it is posted to the loop.
@@ -112,7 +114,6 @@ class Call:
         """In the loop thread: hand it to the executor. Raises what that raises."""
         future = self._future = kind(loop=self._loop)
         future.call = self
-        future.waiter = future.waiter_context = None
         try:
             book(self)
         except BaseException as exc:
@@ -138,11 +139,12 @@ class Call:
         call._future_of_executor = theirs
         future = call._future = PatientFuture(loop=loop)
         future.call = call
-        future.waiter = future.waiter_context = None
         theirs.add_done_callback(call.is_done)
         return future
 
-    def _could_not_be_booked(self, exc: BaseException, future: LoopFuture | ThreadingFuture) -> None:
+    def _could_not_be_booked(
+        self, exc: BaseException, future: LoopFuture | ThreadingFuture
+    ) -> None:
         """While *exc* is handled: raise it, unless it comes too late."""
         try:
             # An executor may raise although a worker has it already. Then it is made.
@@ -276,6 +278,10 @@ class Call:
         finally:
             del self, future
 
+    def deliver_again(self) -> None:
+        if self._home is not None and self._loop is not None:
+            self._home.post_again(self._loop)
+
     def abandon(self) -> None:
         """In any thread: the loop is closed."""
         self._value = self._error = None
@@ -288,7 +294,8 @@ class Call:
         thread = get_ident()
         if self.claimed is not None or self.__dict__.setdefault("claimed", thread) is not thread:
             return
-        outer, here.seat = here.seat, self
+        slot = here.slot
+        outer, slot.job = slot.job, self
         context = self._context
         result, error = None, None
         try:
@@ -305,7 +312,7 @@ class Call:
         except BaseException as exc:
             result, error = None, without_stop_iteration(exc)
         finally:
-            here.seat = outer
+            slot.job = outer
         # _let_go(), without the call.
         self._func = self._context = None
         self._args, self._kwargs = (), _NOTHING
@@ -357,9 +364,7 @@ class Call:
         return RemoteCall, (self._func, self._args, self._kwargs)
 
 
-def _cancel(
-    thread: int, loop: AbstractEventLoop, task: Task[Any], why: tuple[Any, ...]
-) -> None:
+def _cancel(thread: int, loop: AbstractEventLoop, task: Task[Any], why: tuple[Any, ...]) -> None:
     """In any thread: cancel the task that the worker *thread* runs on its own loop."""
     if get_ident() == thread:  # Before the loop runs: the task must not begin.
         task.cancel(*why)

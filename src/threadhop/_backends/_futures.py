@@ -7,7 +7,6 @@ import concurrent.futures
 import contextlib
 from _thread import allocate_lock
 from collections.abc import Callable
-from contextvars import Context
 from typing import Any, Protocol
 
 from .._cancel_token import CancelToken
@@ -24,78 +23,30 @@ class Awaited(Protocol):
         """Where it is noted that nobody wants it any more, although it has begun."""
         ...
 
+    def deliver_again(self) -> None:
+        """In the loop thread: see to it that Ctrl+C has not kept the loop from looking."""
+
 
 class AwaitedByThreads(Awaited, Protocol):
     def has_begun(self) -> bool: ...
 
 
 class LoopFuture(asyncio.Future[Any]):
-    """Cancelled at once, whatever becomes of the call.
+    """Cancelled at once, whatever becomes of the call. All in the loop thread."""
 
-    The task that awaits it is resumed by the very callback that brings the result. (A plain future
-    tells it by a callback of its own, one turn of the loop later.) All in the loop thread.
-    """
-
-    # No defaults: who makes one sets ``call`` and the two of the waiter. A ``__dict__`` is dearer.
-    __slots__ = ("call", "waiter", "waiter_context")
+    # No default: who makes one sets it. A ``__dict__`` is dearer.
+    __slots__ = ("call",)
 
     #: None when it has ended.
     call: Awaited | None
-    #: What resumes the task that awaits this, and the Context to run it in.
-    waiter: Callable[[Any], object] | None
-    waiter_context: Context | None
-
-    def add_done_callback(
-        self, fn: Callable[[Any], object], /, *, context: Context | None = None
-    ) -> None:
-        # A task that awaits this adds a method of its own.
-        if self.waiter is None and isinstance(getattr(fn, "__self__", None), asyncio.Task):
-            self.waiter_context = context
-            self.waiter = fn
-            if self.done():  # A signal handler has cancelled it just now, and saw no waiter.
-                self._wake_soon()
-        else:
-            super().add_done_callback(fn, context=context)
-
-    def remove_done_callback(self, fn: Callable[[Any], object], /) -> int:
-        if self.waiter is not None and self.waiter == fn:
-            self.waiter = self.waiter_context = None
-            return 1
-        return super().remove_done_callback(fn)
 
     def cancel(self, msg: Any = None) -> bool:
         call = self.call
         if call is not None and not self.done() and not call.withdraw():
             call.token.request(() if msg is None else (msg,))
+            call.deliver_again()
         self.call = None
-        return self._cancel(msg)
-
-    def _cancel(self, *msg: Any) -> bool:
-        cancelled = super().cancel(*msg)
-        # Also if it was done before: Ctrl+C may have kept it from waking the task.
-        self._wake_soon()
-        return cancelled
-
-    def set_result(self, result: Any, /) -> None:
-        """For others, who may end it as any future. The call uses ``settle``."""
-        super().set_result(result)
-        self._wake_soon()
-
-    def set_exception(self, exception: Any, /) -> None:
-        super().set_exception(exception)
-        self._wake_soon()
-
-    def _wake_soon(self) -> None:
-        """In the step of some task, from which no other task can be resumed."""
-        waiter = None
-        try:
-            waiter, self.waiter = self.waiter, None
-            if waiter is not None:
-                self.get_loop().call_soon(waiter, self, context=self.waiter_context)
-                self.waiter_context = None
-        except BaseException:
-            self.waiter = waiter  # Ctrl+C. Whoever cancels wakes the task.
-            raise
+        return super().cancel(msg)
 
     def forget(self) -> None:
         """In the loop thread, while it is made: nobody will ever see it."""
@@ -103,12 +54,23 @@ class LoopFuture(asyncio.Future[Any]):
         super().cancel()
 
     def settle(self, value: Any, error: BaseException | None) -> None:
-        """In a callback of the loop: the call has ended. May be repeated."""
-        waiter = context = None
+        """In a callback of the loop: the call has ended. May be repeated.
+
+        The task that awaits this is resumed right here. (The future would tell it by a callback of
+        its own, one turn of the loop later. That is for speed alone.)
+        """
+        wakeup: Any = None
+        context: Any = None
+        self.call = None
         try:
-            # Whoever takes the waiter, wakes it: this, or a signal handler that cancels.
-            waiter, self.waiter = self.waiter, None
-            context, self.waiter_context, self.call = self.waiter_context, None, None
+            waiting: Any = self._callbacks
+            if waiting and len(waiting) == 1:
+                wakeup, context = waiting[0]
+                # Whoever takes it out, wakes the task: this, or a signal handler that cancels.
+                if not isinstance(getattr(wakeup, "__self__", None), asyncio.Task) or not (
+                    _remove_done_callback(self, wakeup)
+                ):
+                    wakeup = None
             # To ask first would cost a call, and say nothing about a signal handler's cancel().
             try:
                 if error is None:
@@ -117,23 +79,22 @@ class LoopFuture(asyncio.Future[Any]):
                     _set_exception(self, error)
             except asyncio.InvalidStateError:  # Cancelled before.
                 pass
-            if waiter is None:
-                return
-            if context is None:
-                waiter(self)
-            else:
-                context.run(waiter, self)
+            if wakeup is not None:
+                context.run(wakeup, self)
         except BaseException:
             # Ctrl+C. If it came before the task went on, that still waits for this.
-            if getattr(getattr(waiter, "__self__", None), "_fut_waiter", None) is self:
-                self.waiter, self.waiter_context = waiter, context
+            if getattr(getattr(wakeup, "__self__", None), "_fut_waiter", None) is self:
+                _remove_done_callback(self, wakeup)
+                self.add_done_callback(wakeup, context=context)
             raise
         finally:
             # The error that ends the task has a traceback, whose frames lead back to this one.
-            del self, value, error, waiter, context
+            del self, value, error, wakeup, context
 
 
 # What ``super()`` would find, and look for each time.
+_cancel = asyncio.Future.cancel
+_remove_done_callback: Any = asyncio.Future.remove_done_callback
 _set_result = asyncio.Future.set_result
 _set_exception = asyncio.Future.set_exception
 
@@ -152,11 +113,12 @@ class PatientFuture(LoopFuture):
         if self.when_asked is not None:
             self.when_asked()
         if call is None or self.done() or call.withdraw():
-            return self._cancel(msg)
+            return _cancel(self, msg)
         args = () if msg is None else (msg,)
         if self._cancel_args is None:
             self._cancel_args = args
         call.token.request(args)
+        call.deliver_again()
         return True
 
     def settle(self, value: Any, error: BaseException | None) -> None:
@@ -169,7 +131,7 @@ class PatientFuture(LoopFuture):
                 del self, value, error
             return
         self.late_error = error
-        self._cancel(*self._cancel_args)
+        _cancel(self, *self._cancel_args)
 
 
 class ThreadingFuture(concurrent.futures.Future[Any]):

@@ -26,6 +26,9 @@ Post = Callable[[Any, AbstractEventLoop], None]
 class Caller(Protocol):
     """For whom the worker works: the task of a block, or a call."""
 
+    #: The call that its worker waits for. Written by the worker.
+    calling: Any
+
     @property
     def token(self) -> CancelToken: ...
 
@@ -47,8 +50,9 @@ class LoopCall:
         #: None when it was called, or need not be.
         self._func: Callable[[], Any] | None = func
         self._context = context
-        #: How it ended, once; put there by the loop thread.
-        self._ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
+        #: What has its result, once; put there by the loop thread. (If that is the task of a
+        #: coroutine, by its callback in C: Ctrl+C cannot keep it from that.)
+        self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._task: Task[Any] | None = None
 
     # In the worker.
@@ -58,6 +62,7 @@ class LoopCall:
         caller, ended = self._caller, None
         token = caller.token
         token.register(self.cancel_soon)
+        caller.calling = self
         try:
             post(self, self._loop)
             while ended is None:
@@ -72,14 +77,12 @@ class LoopCall:
                     except queue.Empty:
                         raise RuntimeError(LOOP_WENT_AWAY) from None
         finally:
-            self._func = None
+            self._func = self._task = caller.calling = None
             token.unregister(self.cancel_soon)
-        if ended.error is None:
-            return ended.value
         try:
-            raise ended.error
+            return ended.result()
         finally:
-            # The error refers to this frame.
+            # A traceback of its error refers to this frame.
             del ended
 
     # In the loop thread.
@@ -98,7 +101,7 @@ class LoopCall:
                 self._end(result, None)
                 return
             self._task = self._loop.create_task(result, context=self._context)
-            self._task.add_done_callback(self._task_is_done)
+            self._task.add_done_callback(self._ended.put)
             if token.why is not None:  # While func made the coroutine: func itself, or Ctrl+C.
                 self._cancel(token.why)
         except BaseException as exc:
@@ -115,19 +118,12 @@ class LoopCall:
         if self._task is not None:
             self._task.cancel(*why)
 
-    def _task_is_done(self, task: Task[Any]) -> None:
-        self._task = None
-        try:
-            value = task.result()
-        except BaseException as exc:
-            self._end(None, exc)
-        else:
-            self._end(value, None)
-        finally:
-            del task  # A traceback of its error refers to this frame.
-
     def _end(self, value: Any, error: BaseException | None) -> None:
         self._ended.put(Ended(value, error))
+
+    def is_made_by(self, strand: object) -> bool:
+        """In the loop thread: whether the coroutine of the call runs in the task of *strand*."""
+        return getattr(self._task, "_threadhop_strand", None) is strand
 
     # In any thread.
 

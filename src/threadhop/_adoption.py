@@ -1,0 +1,235 @@
+"""Whoever leaves a loop part, the rest of the block runs on its worker: the leaver adopts it.
+
+An async generator that yields in a loop part of its block is suspended there, and its worker waits.
+It may go on in another task than the one that entered: the loop's hook closes it after a ``break``,
+a framework closes it in a task of its own, each item is asked for by a task of its own. The task
+that leaves the loop part takes the generator's entries over. Its coroutine is then driven by the
+worker that waits, through the rest of the body and every ``finally``, and comes home at the end
+of the block. The task that entered has these entries no more.
+
+Entries move in a callback of the loop, when the leaver is suspended and the owner is at home. So
+neither is driven meanwhile, and no field needs a lock. An owner that is away is waited for: it
+serves those that wait when it is home, before it goes on. A worker may then belong to two tasks; it
+drives whichever comes.
+
+A coroutine that the garbage collector closes must not suspend. So a GeneratorExit is followed only
+if somebody awaits: every coroutine from here to the outermost one of the task stands at an await.
+Otherwise the worker is let go, with a warning.
+"""
+
+from __future__ import annotations
+
+import dis
+import inspect
+from collections.abc import Coroutine
+from types import FrameType
+from typing import Any
+
+from ._backends import current_coroutine, current_strand
+from ._contract import Suspension
+from ._entries import Entry, LoopPart, frames_up, generators_up, jobs_of, key_of, split
+from ._errors import (
+    LEFT_BY_COLLECTOR,
+    LEFT_ELSEWHERE,
+    NOT_ENTERED,
+    WAITS_FOR_LEAVER,
+    WORKER_GONE,
+    log,
+)
+from ._seat import ParkedTask
+from ._strand import Strand
+from ._traps import leave
+
+_COROUTINES = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
+_AWAITS = {dis.opmap[name] for name in ("SEND", "YIELD_FROM") if name in dis.opmap}
+
+
+def leave_for_owner(
+    part: LoopPart, error: BaseException | None, frame: FrameType
+) -> Coroutine[Any, Any, None]:
+    """In *frame*, outside of the strand that has entered *part*: leave it with *error*."""
+    owner = part.owners[-1]
+    try:
+        leaver: Strand | None = current_strand()
+    except RuntimeError:
+        leaver = None
+    if leaver is None or leaver.loop is not owner.loop:
+        text = LEFT_ELSEWHERE.format(where=owner.where())
+        log.warning(text)
+        _Departure(owner, part, {key_of(frame)}).resume()
+        raise refused(text)
+    return _leave_for(leaver, _Departure(owner, part, generators_up(frame), leaver), owner, error)
+
+
+def let_go(part: LoopPart, frame: FrameType) -> None:
+    """In any thread: the garbage collector closes *frame*, which is in *part*."""
+    key = key_of(frame)
+    for owner in part.owners:
+        if any(e.manager is part and e.frame_key == key for e in owner.entries):
+            log.warning(LEFT_BY_COLLECTOR, owner.where())
+            _Departure(owner, part, {key}).resume()
+            return
+
+
+def refused(text: str) -> RuntimeError:
+    """An error that passes the exits of the blocks around: they are not entered, either."""
+    error = RuntimeError(text)
+    error._threadhop_refused = True  # type: ignore[attr-defined]
+    return error
+
+
+def is_awaited(frame: FrameType) -> bool:
+    """Whether a task waits for what happens in *frame*, so that it may be suspended there.
+
+    If not, the garbage collector closes a coroutine that everybody forgot. It does so in any
+    thread, in the middle of anything: some frame further up the stack does not stand at an await.
+    """
+    coro = current_coroutine()
+    if coro is None:
+        return False
+    outermost = getattr(coro, "cr_frame", None)
+    if outermost is None:  # A task made of ``agen.aclose()`` itself, or of something compiled.
+        return True
+    for inner in frames_up(frame):
+        if inner is outermost:
+            return True
+        outer = inner.f_back
+        if (
+            outer is not None
+            and outer.f_code.co_flags & _COROUTINES
+            and outer.f_code.co_code[outer.f_lasti] not in _AWAITS
+        ):
+            return False
+    return False
+
+
+class _Departure(Suspension):
+    """A loop part is left by another task than the one that entered; or, if *leaver* is None, by
+    nobody who could go on: then its worker is let go.
+    """
+
+    __slots__ = ("_generators", "_is_over", "_leaver", "_owner", "_part", "_way")
+
+    def __init__(
+        self, owner: Strand, part: LoopPart, generators: set[int], leaver: Strand | None = None
+    ) -> None:
+        self._owner = owner
+        self._part = part
+        self._generators = generators
+        self._leaver = leaver
+        #: The way on, when the entries have moved.
+        self._way: Suspension | None = None
+        self._is_over = False
+
+    def resume(self) -> None:
+        """In the thread that has the leaver, which is suspended; without one, in any thread."""
+        self._owner.loop.deliver_soon(self)
+
+    def deliver(self) -> None:
+        """In a callback of the loop. May be repeated."""
+        owner, leaver = self._owner, self._leaver
+        if self._is_over:
+            return
+        if self._way is None:
+            if not owner.is_at_home():
+                self._wait()
+                return
+            group, rest = split(owner.entries, self._part, self._generators)
+            if leaver is None:
+                _let_go(owner, group, rest)
+            elif group:
+                self._way = _adopt(leaver, owner, group, rest)
+            else:
+                _refuse(leaver, refused(NOT_ENTERED))
+        if self._way is not None:
+            self._way.resume()
+        self._is_over = True
+
+    def _wait(self) -> None:
+        """The owner is away: until it is home; but not if it waits there for the leaver."""
+        owner, leaver = self._owner, self._leaver
+        calling = owner.calling
+        if leaver is not None and calling is not None and calling.is_made_by(leaver):
+            log.warning(WAITS_FOR_LEAVER, owner.where())
+            _refuse(leaver, refused(WAITS_FOR_LEAVER % owner.where()))
+            # What is left of the body runs on the loop, so its worker is not needed any more.
+            self._leaver = None
+        if self not in owner.departures:
+            owner.departures += (self,)
+
+    def abandon(self) -> None:
+        """In any thread: the loop is closed. The worker finds out by itself."""
+
+
+def _let_go(owner: Strand, group: tuple[Entry, ...], rest: tuple[Entry, ...]) -> None:
+    """On the loop: nobody will leave *group*. Its workers are free."""
+    owner.entries = rest
+    for entry in group:
+        if isinstance(entry.manager, LoopPart):
+            entry.manager.disown(owner)
+    for job in jobs_of(group) - jobs_of(rest):
+        job.release_worker()
+
+
+def _leave_for(
+    leaver: Strand, departure: Suspension, owner: Strand, error: BaseException | None
+) -> Coroutine[Any, Any, None]:
+    """In the coroutine of *leaver*: return what leaves a loop part of *owner*, by *departure*."""
+    # Where it will go on is known when the entries have moved.
+    target = next((entry.job for entry in reversed(owner.entries) if entry.job is not None), None)
+    if target is None:  # Its workers were sent away in the meantime.
+        raise RuntimeError(WORKER_GONE)
+    leaver.entering = None
+    leaver.new_entries = leaver.entries
+    leaver.target = target
+    leaver.parked_task = departure
+    if leaver.job is not None:
+        return leave(leaver, leaver, error)
+    if (
+        error is not None
+        and leaver.token.why is None
+        and leaver.loop.is_cancellation(error)
+        # How often it had been cancelled when it came into the loop part, nobody knows.
+        and leaver.loop.count_cancels()
+    ):
+        leaver.token.why = leaver.loop.why(error)
+    return leave(leaver, leaver.suspend_on_loop(), error)
+
+
+def _adopt(
+    leaver: Strand, owner: Strand, group: tuple[Entry, ...], rest: tuple[Entry, ...]
+) -> Suspension:
+    """On the loop: *leaver* takes over *group* from *owner*. Return how it goes on."""
+    entries = (*leaver.entries, *group)
+    target = entries[-2].job if len(entries) > 1 else None
+    way = leaver.suspension if target is None else ParkedTask(target, leaver)
+    assert way is not None, "a task that waits is suspended"
+    mine, theirs = jobs_of(leaver.entries), jobs_of(rest)
+    for job in jobs_of(group):
+        job.change_holders((job not in mine) - (job not in theirs))
+        job.strand = leaver
+    for entry in group:
+        if isinstance(entry.manager, LoopPart):
+            entry.manager.disown(owner)
+            if entry is not group[-1]:  # That one is just being left.
+                entry.manager.owners += (leaver,)
+    # In one step: nothing comes in between.
+    owner.entries, leaver.entries, leaver.new_entries, leaver.target, leaver.parked_task = (
+        rest,
+        entries,
+        entries[:-1],
+        target,
+        way,
+    )
+    return way
+
+
+def _refuse(leaver: Strand, error: BaseException) -> None:
+    """On the loop: *leaver* is suspended, and goes on where it came from, with *error*."""
+    leaver.refusal = error
+    job = leaver.job
+    way = leaver.suspension if job is None else ParkedTask(job, leaver)
+    assert way is not None, "a task that waits is suspended"
+    if job is not None:
+        leaver.target = None
+    way.resume()

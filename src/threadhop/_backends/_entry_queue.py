@@ -1,0 +1,117 @@
+"""What comes to an asyncio loop from other threads: tasks that return, results, calls.
+
+Ctrl+C may raise KeyboardInterrupt between any two lines that run on the loop thread. It loses no
+entry: what was taken out of the queue is put back unless it has gone on, and an entry that is
+delivered twice takes effect once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+from asyncio import AbstractEventLoop
+from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Protocol
+
+#: Written in C.
+_call: Any = operator.call
+
+
+class Posted(Protocol):
+    """What a thread posts to the loop."""
+
+    def deliver(self) -> None:
+        """In a callback of the loop, never within the step of a task.
+
+        Interrupted by Ctrl+C it is called again. So it may be called twice.
+        """
+
+    def abandon(self) -> None:
+        """In any thread: the loop is closed, so it is never delivered."""
+
+
+class EntryQueue:
+    """What is ready to come to the loop: tasks, and results of calls.
+
+    The threads append to ``_queue``; only the one that finds nobody else doing so wakes the loop,
+    and one callback of the loop then delivers all.
+    """
+
+    __slots__ = ("_begin_to_look", "_next_ones", "_queue", "_wakers")
+
+    def __init__(self) -> None:
+        # A deque bears appends of threads and of signal handlers at any moment.
+        self._queue: deque[Posted] = deque()
+        #: Takes one out at each step.
+        self._next_ones = iter(self._queue.popleft, None)
+        #: Holds one token, but for the time from the moment at which somebody takes it to wake the
+        #: loop to the one at which the loop looks. To give it back twice makes no difference.
+        self._wakers: deque[bool] = deque([True], maxlen=1)
+        self._begin_to_look = partial(self._wakers.append, True)
+
+    def post(self, entry: Posted, loop: AbstractEventLoop) -> None:
+        """In any thread."""
+        self._queue.append(entry)
+        # Whoever gets no token leaves the entry to the one that has it, whose callback has not
+        # begun yet: that gives the token back before it counts what is there, so it counts this.
+        wakers = self._wakers
+        if wakers:
+            try:
+                wakers.pop()
+                # The callback is written in C, and gives the token back first: Ctrl+C at its
+                # beginning does not keep it, so the next one who posts wakes the loop.
+                loop.call_soon_threadsafe(any, self._look())
+                return
+            except IndexError:  # Another thread was faster.
+                pass
+            except BaseException:
+                wakers.append(True)
+                if not loop.is_closed():
+                    raise
+        if loop.is_closed():
+            self.abandon_all()
+
+    def post_again(self, loop: AbstractEventLoop) -> None:
+        """In the loop thread, by somebody who is cancelled: look whether anything is there.
+
+        After Ctrl+C at the first line of ``run_all_bounded`` nobody else might.
+        """
+        if self._queue:
+            loop.call_soon(any, self._look())
+
+    def _look(self) -> Iterator[None]:
+        """For ``any``: give the token back, then deliver."""
+        return map(_call, (self._begin_to_look, self.run_all_bounded))
+
+    def run_all_bounded(self) -> None:
+        """In the loop thread."""
+        queue, entry = self._queue, None
+        try:
+            # Not those that come in meanwhile: the loop's other callbacks have a turn in between.
+            for _ in range(len(queue)):
+                if not queue:  # A loop that runs nested in one of the steps took the rest.
+                    return
+                # Taken out and kept in one step, between which no signal handler comes in.
+                for entry in self._next_ones:  # noqa: B007 - used below
+                    break
+                entry.deliver()  # type: ignore[union-attr]
+        except BaseException:
+            # KeyboardInterrupt or SystemExit out of a step, or at a line here. The loop will stop;
+            # whoever runs it again finds the others, and this one, if it was not delivered.
+            if entry is not None:
+                queue.appendleft(entry)
+            self.post_again(asyncio.get_running_loop())
+            raise
+        finally:
+            del entry  # This frame may stay in a traceback, which must not keep the task.
+
+    def abandon_all(self) -> None:
+        """In any thread: the loop is closed."""
+        while True:
+            try:
+                entry = self._queue.popleft()
+            except IndexError:
+                return
+            entry.abandon()

@@ -1,0 +1,361 @@
+"""Ctrl+C in the loop thread, at each moment of the library's own code: it loses nothing.
+
+Whoever catches the KeyboardInterrupt and runs the loop again finds every task there: it ends, by
+itself or when it is cancelled. The workers are all back, and the next block is as good as
+the first one was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import aclosing, suppress
+from itertools import count
+from threading import get_ident
+from types import ModuleType
+from typing import Any
+
+import pytest
+from _interruptions import Interruption, interrupt
+from _steps import LIMIT, Gate, turns
+
+from threadhop import (
+    AsyncExecutor,
+    WorkerPool,
+    eventloop,
+    exec_in_eventloop,
+    exec_in_executor,
+    exec_in_executor_threading_future,
+    threadpool,
+)
+
+pytestmark = [
+    # It may come between the call of a coroutine function and the await of what that returns.
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+    # Nobody asks the futures whose task was interrupted for their errors.
+    pytest.mark.usefixtures("expect_loop_errors"),
+    pytest.mark.skipif(
+        sys.implementation.name == "pypy", reason="nobody tells at which lines it looks for signals"
+    ),
+]
+
+#: In seconds: what the tasks get to end by themselves, before they are cancelled.
+UNCANCELLED = 0.02
+#: What everything else gets.
+SOON = 1.0
+#: What a test tells of at most.
+FAILURES = 3
+
+
+def _library() -> list[ModuleType]:
+    return [module for name, module in sys.modules.items() if name.startswith("threadhop.")]
+
+
+class Stage:
+    """A loop and two pools for one run of a scenario, and what its bodies do there.
+
+    Attributes:
+        waits: Whether the bodies wait: on a worker for the test, on the loop for ever.
+        ends: In which threads the tasks came to their end.
+    """
+
+    def __init__(self, kind: type[ThreadPoolExecutor], workers: int, *, waits: bool) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.pool, self.other = kind(workers), kind(workers)
+        self.waits = waits
+        self.ends: list[int] = []
+        self._workers = workers
+        self._gate = Gate()
+        self._reached = asyncio.Event()
+        # Threads that have started are what a program usually has.
+        for pool in (self.pool, self.other):
+            pool.submit(int).result(LIMIT)
+
+    def keep_busy(self, pool: Executor) -> None:
+        """Have what comes to *pool* wait until a task was cancelled."""
+        for _ in range(self._workers):
+            pool.submit(self._gate.stop_here)
+
+    def note(self) -> None:
+        """On a worker: here is where it may be cancelled."""
+        self.loop.call_soon_threadsafe(self._reached.set)
+
+    def body(self, *_: object) -> None:
+        """On a worker."""
+        if self.waits:
+            self.note()
+            self._gate.stop_here()
+
+    async def loop_part(self) -> None:
+        """On the loop."""
+        if self.waits:
+            self._reached.set()
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+
+    def start(self, coro: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        return self.loop.create_task(self._note_end(coro))
+
+    async def _note_end(self, coro: Coroutine[Any, Any, Any]) -> None:
+        try:
+            await coro
+        finally:
+            self.ends.append(get_ident())
+
+    async def cancel(self, task: asyncio.Task[Any], *, at_once: bool) -> None:
+        """Cancel *task* when it has left, or when a body of it has noted something."""
+        if at_once:
+            await turns(2)
+        else:
+            task.add_done_callback(lambda _: self._reached.set())
+            await self._reached.wait()
+        task.cancel()
+        self._gate.open()
+
+    def run(self, tasks: list[asyncio.Task[Any]], timeout: float) -> None:
+        """Run the loop until *tasks* are done, or for that long. KeyboardInterrupt may come out."""
+
+        runs = True
+
+        def look(_: object) -> None:
+            if runs and all(task.done() for task in tasks):
+                self.loop.stop()
+
+        timer = self.loop.call_later(timeout, self.loop.stop)
+        for task in tasks:
+            task.add_done_callback(look)
+        try:
+            self.loop.run_forever()
+        finally:
+            runs = False
+            timer.cancel()
+
+    def run_again(self, tasks: list[asyncio.Task[Any]], timeout: float) -> list[asyncio.Task[Any]]:
+        """Do so, and return those that are not done. A task may raise the interrupt once more."""
+        for _ in range(3):
+            with suppress(KeyboardInterrupt):
+                self.run(tasks, timeout)
+                break
+        return [task for task in tasks if not task.done()]
+
+    def losses(self, tasks: list[asyncio.Task[Any]]) -> Iterator[str]:
+        """Run the loop again, and tell what is lost."""
+        self._gate.open()
+        pending = self.run_again(tasks, UNCANCELLED) if tasks else []
+        for task in pending:
+            task.cancel()
+        if pending and (stuck := self.run_again(pending, SOON)):
+            yield f"{len(stuck)} of {len(tasks)} tasks can neither end nor be cancelled"
+        if any(end != get_ident() for end in self.ends):
+            yield "a task went on in a worker"
+        for pool in (self.pool, self.other):
+            yield from self._losses_of(pool)
+
+    def _losses_of(self, pool: Executor) -> Iterator[str]:
+        meeting = threading.Barrier(self._workers)
+        _, pending = wait([pool.submit(meeting.wait, SOON) for _ in range(self._workers)], SOON)
+        if pending or meeting.broken:
+            yield f"{pool} has lost a worker"
+        if isinstance(pool, WorkerPool):
+            deadline = time.monotonic() + SOON
+            while (statistics := pool.statistics()).away or statistics.queued:
+                if time.monotonic() > deadline:
+                    yield f"{statistics}"
+                    break
+                time.sleep(0.001)
+        threads: list[int] = []
+        task = self.loop.create_task(self._again(pool, threads))
+        if self.run_again([task], SOON) or task.exception() is not None:
+            yield f"the next block on {pool} fails: {task}"
+        elif threads[0] == get_ident() or threads[1] != get_ident():
+            yield f"the next block on {pool} is in the wrong thread"
+
+    async def _again(self, pool: Executor, threads: list[int]) -> None:
+        async with threadpool(pool):
+            threads.append(get_ident())
+        threads.append(get_ident())
+
+    def close(self, *, is_whole: bool) -> None:
+        """What has lost something is left to itself: to wait for it might take for ever."""
+        if is_whole:
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+        for pool in (self.pool, self.other):
+            pool.shutdown(wait=is_whole, cancel_futures=True)
+
+
+def sweep(at: Callable[[int], tuple[Interruption, list[str]]]) -> None:
+    """Call *at* with each moment there is. It returns what was lost."""
+    failures: list[str] = []
+    for moment in count():
+        interruption, losses = at(moment)
+        failures += [f"{interruption.where} (moment {moment}): {loss}" for loss in losses]
+        if not interruption.happened or len(failures) >= FAILURES:
+            break
+    if failures:
+        gc.collect()  # Lost tasks are logged now, and not while pytest reads the source (3.11).
+        pytest.fail("\n".join(failures))
+    assert moment > 1, "nothing was interrupted"
+
+
+# What a task does.
+
+Act = Callable[[Stage], Coroutine[Any, Any, Any]]
+
+
+async def block(stage: Stage) -> None:
+    async with threadpool(stage.pool):
+        stage.body()
+
+
+async def cancelled_block(stage: Stage) -> None:
+    """Cancelled before it can leave: the task is resumed by the very step that suspends it."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    async with threadpool(stage.pool):
+        raise AssertionError("the body ran")
+
+
+async def loop_part(stage: Stage) -> None:
+    async with threadpool(stage.pool):
+        async with eventloop():
+            await stage.loop_part()
+
+
+async def nested(stage: Stage) -> None:
+    async with threadpool(stage.pool):
+        stage.note()
+        async with threadpool(stage.other):
+            stage.body()
+
+
+async def call(stage: Stage) -> None:
+    await exec_in_executor(stage.pool, stage.body)
+
+
+async def run(stage: Stage) -> None:
+    await AsyncExecutor(stage.pool).run(stage.body)
+
+
+async def map_(stage: Stage) -> None:
+    async with aclosing(AsyncExecutor(stage.pool).map(stage.body, range(3))) as results:
+        async for _ in results:
+            pass
+
+
+async def function_at_home(stage: Stage) -> None:
+    async with threadpool(stage.pool):
+        exec_in_eventloop(int)
+        stage.body()
+
+
+async def coroutine_at_home(stage: Stage) -> None:
+    async with threadpool(stage.pool):
+        exec_in_eventloop(stage.loop_part)
+
+
+ACTS: list[Act] = [block, loop_part, nested, call, run, map_, function_at_home, coroutine_at_home]
+#: The others wait for their first worker as ``block`` does.
+ACTS_THAT_WAIT: list[Act] = [block, nested, call, run, map_]
+
+
+def _name(act: Act) -> str:
+    return act.__name__.strip("_")
+
+
+def interrupted(
+    moment: int, stage: Stage, tasks: list[asyncio.Task[Any]]
+) -> tuple[Interruption, list[str]]:
+    """Run *tasks*, interrupted once, and then to their end. Return what was lost, too."""
+    came_out = False
+    gc.disable()  # What is raised in a finalizer is lost: Python says so itself.
+    try:
+        with Interruption(moment, interrupt, *_library()) as interruption:
+            stage.run(tasks, SOON)
+    except KeyboardInterrupt:
+        came_out = True
+    finally:
+        gc.enable()
+    losses = list(stage.losses(tasks))
+    if interruption.happened and not came_out:
+        losses.append("the KeyboardInterrupt is lost")
+    stage.close(is_whole=not losses)
+    return interruption, losses
+
+
+@pytest.mark.parametrize("act", [*ACTS, cancelled_block], ids=_name)
+def test_ctrl_c_costs_no_task_and_no_worker(
+    act: Act, executor_class: type[ThreadPoolExecutor]
+) -> None:
+    """While two tasks go there and back."""
+
+    def at(moment: int) -> tuple[Interruption, list[str]]:
+        stage = Stage(executor_class, 2, waits=False)
+        return interrupted(moment, stage, [stage.start(act(stage)) for _ in range(2)])
+
+    sweep(at)
+
+
+@pytest.mark.parametrize("act", ACTS_THAT_WAIT, ids=_name)
+def test_ctrl_c_costs_nothing_while_a_task_is_cancelled_that_waits_for_a_worker(
+    act: Act, executor_class: type[ThreadPoolExecutor]
+) -> None:
+    def at(moment: int) -> tuple[Interruption, list[str]]:
+        stage = Stage(executor_class, 1, waits=False)
+        stage.keep_busy(stage.other if act is nested else stage.pool)
+        task = stage.start(act(stage))
+        canceller = stage.start(stage.cancel(task, at_once=act is not nested))
+        return interrupted(moment, stage, [task, canceller])
+
+    sweep(at)
+
+
+@pytest.mark.parametrize("act", ACTS, ids=_name)
+def test_ctrl_c_costs_nothing_while_a_task_is_cancelled_whose_body_runs(
+    act: Act, executor_class: type[ThreadPoolExecutor]
+) -> None:
+    def at(moment: int) -> tuple[Interruption, list[str]]:
+        stage = Stage(executor_class, 1, waits=True)
+        task = stage.start(act(stage))
+        canceller = stage.start(stage.cancel(task, at_once=False))
+        return interrupted(moment, stage, [task, canceller])
+
+    sweep(at)
+
+
+@pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
+def test_ctrl_c_costs_no_worker_while_a_thread_submits_a_call(
+    is_busy: bool, executor_class: type[ThreadPoolExecutor]
+) -> None:
+    """And while it cancels the future."""
+
+    def at(moment: int) -> tuple[Interruption, list[str]]:
+        stage = Stage(executor_class, 2, waits=False)
+        if is_busy:
+            stage.keep_busy(stage.pool)
+        futures: list[Future[Any]] = []
+        came_out = False
+        gc.disable()
+        try:
+            with Interruption(moment, interrupt, *_library()) as interruption:
+                futures.append(exec_in_executor_threading_future(stage.pool, stage.body))
+                futures[0].cancel()
+        except KeyboardInterrupt:
+            came_out = True
+        finally:
+            gc.enable()
+        losses = list(stage.losses([]))
+        if futures and not (wait(futures, UNCANCELLED).done or futures[0].cancel()):
+            losses.append(f"{futures[0]} can neither end nor be cancelled")
+        if interruption.happened and not came_out:
+            losses.append("the KeyboardInterrupt is lost")
+        stage.close(is_whole=not losses)
+        return interruption, losses
+
+    sweep(at)
