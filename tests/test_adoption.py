@@ -8,7 +8,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from contextvars import ContextVar
@@ -18,7 +18,8 @@ import pytest
 from _loops import LoopKind
 from _steps import LIMIT, Gate, turns, until
 
-from threadhop import WorkerPool, eventloop, exec_in_eventloop, threadpool
+from threadhop import WorkerPool, check_cancelled, eventloop, exec_in_eventloop, threadpool
+from threadhop._strand import Strand
 
 here = threading.get_ident
 variable: ContextVar[str] = ContextVar("variable", default="unset")
@@ -37,9 +38,19 @@ async def in_a_task(coro: Coroutine[Any, Any, Any]) -> Any:
 class Rows:
     """Items from a worker, and where the body and its ``finally`` ran."""
 
-    def __init__(self, executor: Executor, count: int = 3) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        count: int = 3,
+        *,
+        part: Callable[[], Any] = eventloop,
+        at_end: Callable[[], object] = lambda: None,
+    ) -> None:
         self.executor = executor
         self.count = count
+        self.part = part
+        #: Called within the ``finally``.
+        self.at_end = at_end
         self.loop_thread = here()
         self.workers: list[int] = []
         self.closed: list[int] = []
@@ -49,17 +60,24 @@ class Rows:
             try:
                 for number in range(self.count):
                     self.workers.append(here())
-                    async with eventloop():
+                    async with self.part():
                         assert here() == self.loop_thread
                         yield number
             finally:
                 self.closed.append(here())
+                self.at_end()
         assert here() == self.loop_thread
 
     def assert_closed_on_its_worker(self) -> None:
         assert len(set(self.workers)) == 1
         assert self.closed == self.workers[:1]
         assert self.loop_thread not in self.workers
+
+
+async def yields_in_its_block(executor: Executor) -> AsyncIterator[int]:
+    """What nobody should do: who takes the item is on the worker."""
+    async with threadpool(executor):
+        yield here()
 
 
 async def assert_is_whole(executor: Any, workers: int) -> None:
@@ -71,6 +89,16 @@ async def assert_is_whole(executor: Any, workers: int) -> None:
             barrier.wait()
 
     await asyncio.gather(*(block() for _ in range(workers)))
+
+
+async def collected(is_closed: Callable[[], object]) -> None:
+    """Until the collector has found the generator, and the loop's hook has closed it."""
+
+    def collect() -> object:
+        gc.collect()
+        return is_closed()
+
+    await until(collect)
 
 
 async def take(rows: AsyncIterator[int]) -> int:
@@ -93,8 +121,7 @@ def test_a_generator_that_is_left_by_break_is_closed_on_its_worker(
         rows = Rows(executor)
         async for _ in rows():
             break
-        gc.collect()
-        await until(lambda: rows.closed)
+        await collected(lambda: rows.closed)
         rows.assert_closed_on_its_worker()
         await turns()
         await assert_is_whole(executor, 2)
@@ -199,8 +226,7 @@ def test_a_cancelled_consumer_leaves_the_generator_to_whoever_closes_it(
         task.cancel()
         await until(task.done)
         del task
-        gc.collect()
-        await until(lambda: rows.closed)
+        await collected(lambda: rows.closed)
         rows.assert_closed_on_its_worker()
         await turns()
         await assert_is_whole(executor, 2)
@@ -233,6 +259,53 @@ def test_a_generator_with_an_exit_stack_is_closed_on_its_worker(
     loops.run(main)
 
 
+@pytest.mark.parametrize("how", ["exit stack", "helpers"])
+def test_blocks_that_helpers_entered_for_the_generator_are_all_left_on_their_workers(
+    loops: LoopKind, executor: Executor, executor_class: type[ThreadPoolExecutor], how: str
+) -> None:
+    """A helper of contextlib is in between, and may have returned."""
+    steps: list[tuple[str, int]] = []
+
+    @asynccontextmanager
+    async def on(pool: Executor, name: str) -> AsyncIterator[None]:
+        async with threadpool(pool):
+            steps.append((f"{name} begins", here()))
+            try:
+                yield
+            finally:
+                steps.append((f"{name} ends", here()))
+
+    async def with_helpers(other: Executor) -> AsyncIterator[int]:
+        async with on(executor, "outer"), on(other, "inner"), eventloop():
+            yield 1
+
+    async def with_exit_stack(other: Executor) -> AsyncIterator[int]:
+        def note(step: str) -> None:
+            steps.append((step, here()))
+
+        async with AsyncExitStack() as stack:
+            for pool, name in ((executor, "outer"), (other, "inner")):
+                await stack.enter_async_context(threadpool(pool))
+                note(f"{name} begins")
+                stack.callback(note, f"{name} ends")
+            await stack.enter_async_context(eventloop())
+            yield 1
+
+    async def main() -> None:
+        with executor_class(1) as other:
+            source = (with_helpers if how == "helpers" else with_exit_stack)(other)
+            await in_a_task(take(source))
+            await in_a_task(close(source))
+            names, threads = zip(*steps, strict=True)
+            assert names == ("outer begins", "inner begins", "inner ends", "outer ends")
+            assert threads == threads[::-1]
+            assert len({*threads, here()}) == 3
+            await assert_is_whole(executor, 2)
+            await assert_is_whole(other, 1)
+
+    loops.run(main)
+
+
 def test_nested_blocks_and_parts_are_all_left_where_they_belong(
     loops: LoopKind, executor: Executor, executor_class: type[ThreadPoolExecutor]
 ) -> None:
@@ -260,6 +333,97 @@ def test_nested_blocks_and_parts_are_all_left_where_they_belong(
             assert steps[1][1].startswith("worker")
             await assert_is_whole(executor, 2)
             await assert_is_whole(other, 1)
+
+    loops.run(main)
+
+
+def test_a_part_object_that_two_tasks_share_is_left_by_each_to_its_own_worker(
+    loops: LoopKind, executor: Executor, executor_class: type[ThreadPoolExecutor]
+) -> None:
+    """1 a generator is suspended in it, 2 so is another task, 3 a third one closes the first."""
+    part = eventloop()
+
+    async def main() -> None:
+        with executor_class(1) as other:
+            rows = Rows(executor, part=lambda: part)
+            source = rows()
+            await take(source)
+            is_in_part = asyncio.Event()
+
+            async def second() -> None:
+                async with threadpool(other):
+                    worker = here()
+                    async with part:
+                        is_in_part.set()
+                        await until(lambda: rows.closed)
+                    assert here() == worker
+                assert here() == rows.loop_thread
+
+            task = start(second())
+            await until(is_in_part.is_set)
+            await in_a_task(close(source))
+            rows.assert_closed_on_its_worker()
+            await until(task.done)
+            task.result()
+            await assert_is_whole(executor, 2)
+            await assert_is_whole(other, 1)
+
+    loops.run(main)
+
+
+def test_a_part_object_that_two_generators_of_a_task_share_is_left_to_the_worker_of_each(
+    executor: Executor, executor_class: type[ThreadPoolExecutor]
+) -> None:
+    """The one that was entered first is left first."""
+    part = eventloop()
+
+    async def main() -> None:
+        with executor_class(1) as other:
+            both = [Rows(pool, part=lambda: part) for pool in (executor, other)]
+            sources = [rows() for rows in both]
+            for source in sources:
+                await take(source)
+            for source in sources:
+                await close(source)
+                assert here() == both[0].loop_thread
+            for rows in both:
+                rows.assert_closed_on_its_worker()
+            assert both[0].workers[0] != both[1].workers[0]
+            await assert_is_whole(executor, 2)
+            await assert_is_whole(other, 1)
+
+    asyncio.run(main())
+
+
+def test_a_generator_that_has_only_a_loop_part_leaves_the_block_around_it_alone(
+    loops: LoopKind, executor: Executor
+) -> None:
+    """It has no worker: who closes it adopts none, and the owner keeps its own."""
+
+    async def ticks() -> AsyncIterator[int]:
+        async with eventloop():
+            yield 1
+
+    async def main() -> None:
+        loop_thread = here()
+        async with threadpool(executor):
+            worker = here()
+
+            async def close_and_block(source: Any) -> None:
+                await source.aclose()
+                async with threadpool(executor):
+                    assert here() not in (worker, loop_thread)
+                assert here() == loop_thread
+
+            async with eventloop():
+                source = ticks()
+                await take(source)
+                await in_a_task(close_and_block(source))
+                async with threadpool(executor):
+                    assert here() == worker
+            assert here() == worker
+        assert here() == loop_thread
+        await assert_is_whole(executor, 2)
 
     loops.run(main)
 
@@ -343,6 +507,117 @@ def test_two_generators_of_one_task_share_a_worker_and_are_closed_by_two_tasks(
     loops.run(main)
 
 
+def test_a_worker_that_drives_one_closer_keeps_its_identity_while_another_one_adopts(
+    loops: LoopKind, executor_class: type[ThreadPoolExecutor]
+) -> None:
+    """1 the first body ends, 2 a second task adopts, 3 the first one is cancelled, and sees it."""
+    gate = Gate()
+    seen: list[str] = []
+
+    def end_first() -> None:
+        gate.stop_here()
+        with pytest.raises(asyncio.CancelledError):
+            check_cancelled()
+        seen.append("first")
+
+    def end_second() -> None:
+        check_cancelled()
+        seen.append("second")
+
+    async def main() -> None:
+        with executor_class(1) as pool:
+            one, two = Rows(pool, at_end=end_first), Rows(pool, at_end=end_second)
+            first, second = one(), two()
+            await take(first)
+            await take(second)
+            closing = [start(close(first))]
+            await until(gate.reached.is_set)
+            closing.append(start(close(second)))
+            await turns()
+            closing[0].cancel()
+            gate.open()
+            await until(lambda: all(task.done() for task in closing))
+            assert [task.cancelled() for task in closing] == [True, False]
+            closing[1].result()
+            assert seen == ["first", "second"]
+            for rows in (one, two):
+                rows.assert_closed_on_its_worker()
+            assert one.workers[0] == two.workers[0]
+            await assert_is_whole(pool, 1)
+
+    loops.run(main)
+
+
+def test_a_shared_worker_does_not_give_up_while_one_task_needs_it(
+    loops: LoopKind,
+    executor_class: type[ThreadPoolExecutor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The task that it drove last has ended; the one that it waits for has not."""
+    monkeypatch.setattr("threadhop._seat.POLL", 0.001)
+    looks: list[bool] = []
+    is_gone = Strand.is_gone
+
+    def noted(strand: Strand) -> bool:
+        looks.append(is_gone(strand))
+        return looks[-1]
+
+    async def main() -> None:
+        with executor_class(1) as pool:
+            rows = Rows(pool)
+            async with threadpool(pool):
+                worker = here()
+                async with eventloop():
+                    source = rows()
+                    await take(source)
+                    await in_a_task(close(source))
+                    monkeypatch.setattr(Strand, "is_gone", noted)
+                    await until(lambda: len(looks) > 3)
+                assert here() == worker
+            assert not all(looks)
+            rows.assert_closed_on_its_worker()
+            await assert_is_whole(pool, 1)
+
+    loops.run(main)
+
+
+def test_a_task_that_ends_within_its_block_does_not_take_a_shared_worker_from_the_other_one(
+    loops: LoopKind, executor_class: type[ThreadPoolExecutor]
+) -> None:
+    """1 a second task adopts, 2 the first one ends on the worker, 3 the second goes on there."""
+
+    async def main() -> None:
+        with executor_class(1) as pool:
+            rows = Rows(pool)
+            source, kept, ending = rows(), Rows(pool)(), yields_in_its_block(pool)
+            has_taken, has_adopted = asyncio.Event(), asyncio.Event()
+
+            async def first() -> None:
+                await take(source)
+                await take(kept)
+                has_taken.set()
+                await has_adopted.wait()
+                assert await take(ending) == here() == rows.workers[0]
+
+            async def second() -> None:
+                await has_taken.wait()
+                await take(source)
+                has_adopted.set()
+                await until(tasks[0].done)
+                await close(source)
+                assert here() == rows.loop_thread
+
+            tasks = [start(first()), start(second())]
+            await until(lambda: all(task.done() for task in tasks))
+            for task in tasks:
+                task.result()
+            assert len(rows.workers) == 2
+            rows.assert_closed_on_its_worker()
+            await assert_is_whole(pool, 1)
+
+    loops.run(main)
+
+
 def test_a_task_closes_its_own_generator_within_a_later_block(
     loops: LoopKind, executor: Executor, executor_class: type[ThreadPoolExecutor]
 ) -> None:
@@ -403,6 +678,66 @@ def test_a_leaver_for_which_the_worker_waits_is_refused_with_the_line(
 
     loops.run(main)
     assert "the very task" in caplog.text
+
+
+def test_two_tasks_that_close_each_others_generators_both_come_to_their_end(
+    loops: LoopKind, executor: Executor
+) -> None:
+    """Both at once: none waits for the other to be at home."""
+
+    async def main() -> None:
+        both = [Rows(executor), Rows(executor)]
+        sources = [rows() for rows in both]
+        taken: list[int] = []
+        go = asyncio.Event()
+
+        async def close_the_other(mine: int) -> None:
+            taken.append(await take(sources[mine]))
+            await go.wait()
+            await close(sources[1 - mine])
+            assert here() == both[0].loop_thread
+
+        tasks = [start(close_the_other(mine)) for mine in (0, 1)]
+        await until(lambda: len(taken) == 2)
+        go.set()
+        await until(lambda: all(task.done() for task in tasks))
+        for task, rows in zip(tasks, both, strict=True):
+            task.result()
+            rows.assert_closed_on_its_worker()
+        await assert_is_whole(executor, 2)
+
+    loops.run(main)
+
+
+def test_a_leaver_that_waits_for_a_task_that_ends_on_a_worker_is_told_and_goes_on(
+    loops: LoopKind, executor: Executor, executor_class: type[ThreadPoolExecutor]
+) -> None:
+    """1 the first task is in a block, 2 another one closes its generator, 3 it ends in there."""
+    gate = Gate()
+
+    async def main() -> None:
+        with executor_class(1) as other:
+            source, ending = Rows(executor)(), yields_in_its_block(other)
+
+            async def first() -> None:
+                await take(source)
+                assert await take(ending) == here()
+                gate.stop_here()
+
+            task = start(first())
+            await until(gate.reached.is_set)
+            closing = start(close(source))
+            await turns()
+            assert not closing.done()
+            gate.open()
+            await until(lambda: closing.done() and task.done())
+            task.result()
+            with pytest.raises(RuntimeError, match="not inside the block"):
+                closing.result()
+            await assert_is_whole(executor, 2)
+            await assert_is_whole(other, 1)
+
+    loops.run(main)
 
 
 # --- what else crosses

@@ -27,7 +27,7 @@ from typing import Any
 
 from ._backends import current_coroutine, current_strand
 from ._contract import Suspension
-from ._entries import Entry, LoopPart, frames_up, generators_up, jobs_of, key_of, split
+from ._entries import Entry, LoopPart, frames_up, jobs_of, leaving, split
 from ._errors import (
     LEFT_BY_COLLECTOR,
     LEFT_ELSEWHERE,
@@ -48,7 +48,8 @@ def leave_for_owner(
     part: LoopPart, error: BaseException | None, frame: FrameType
 ) -> Coroutine[Any, Any, None]:
     """In *frame*, outside of the strand that has entered *part*: leave it with *error*."""
-    owner = part.owners[-1]
+    owner = part.owner_in(frame)
+    assert owner is not None, "asked before"
     try:
         leaver: Strand | None = current_strand()
     except RuntimeError:
@@ -56,19 +57,18 @@ def leave_for_owner(
     if leaver is None or leaver.loop is not owner.loop:
         text = LEFT_ELSEWHERE.format(where=owner.where())
         log.warning(text)
-        _Departure(owner, part, {key_of(frame)}).resume()
+        _Departure(owner, part, frame).resume()
         raise refused(text)
-    return _leave_for(leaver, _Departure(owner, part, generators_up(frame), leaver), owner, error)
+    return _leave_for(leaver, _Departure(owner, part, frame, leaver), owner, error)
 
 
 def let_go(part: LoopPart, frame: FrameType) -> None:
     """In any thread: the garbage collector closes *frame*, which is in *part*."""
-    key = key_of(frame)
-    for owner in part.owners:
-        if any(e.manager is part and e.frame_key == key for e in owner.entries):
-            log.warning(LEFT_BY_COLLECTOR, owner.where())
-            _Departure(owner, part, {key}).resume()
-            return
+    owner = part.owner_in(frame)
+    if owner is not None and not owner.loop.is_gone():  # Else its worker says that it is lost.
+        owner.is_said_to_be_left = True
+        log.warning(LEFT_BY_COLLECTOR, owner.where())
+        _Departure(owner, part, frame).resume()
 
 
 def refused(text: str) -> RuntimeError:
@@ -87,9 +87,8 @@ def is_awaited(frame: FrameType) -> bool:
     coro = current_coroutine()
     if coro is None:
         return False
+    # None: a task made of ``agen.aclose()`` itself, or of something compiled.
     outermost = getattr(coro, "cr_frame", None)
-    if outermost is None:  # A task made of ``agen.aclose()`` itself, or of something compiled.
-        return True
     for inner in frames_up(frame):
         if inner is outermost:
             return True
@@ -100,7 +99,7 @@ def is_awaited(frame: FrameType) -> bool:
             and outer.f_code.co_code[outer.f_lasti] not in _AWAITS
         ):
             return False
-    return False
+    return outermost is None
 
 
 class _Departure(Suspension):
@@ -108,42 +107,52 @@ class _Departure(Suspension):
     nobody who could go on: then its worker is let go.
     """
 
-    __slots__ = ("_generators", "_is_over", "_leaver", "_owner", "_part", "_way")
+    __slots__ = ("_is_over", "_leaver", "_leaving", "_manager", "_owner", "_part", "_way")
 
     def __init__(
-        self, owner: Strand, part: LoopPart, generators: set[int], leaver: Strand | None = None
+        self, owner: Strand, part: LoopPart, frame: FrameType, leaver: Strand | None = None
     ) -> None:
         self._owner = owner
         self._part = part
-        self._generators = generators
+        #: As long as it is there, the worker waits.
+        self._manager = part.manager()
+        self._leaving = leaving(frame)
         self._leaver = leaver
-        #: The way on, when the entries have moved.
+        #: How the leaver goes on, when that is decided.
         self._way: Suspension | None = None
         self._is_over = False
 
     def resume(self) -> None:
         """In the thread that has the leaver, which is suspended; without one, in any thread."""
+        if self._leaver is not None:
+            self._leaver.is_departing = True
         self._owner.loop.deliver_soon(self)
 
     def deliver(self) -> None:
         """In a callback of the loop. May be repeated."""
-        owner, leaver = self._owner, self._leaver
         if self._is_over:
             return
+        owner, leaver = self._owner, self._leaver
         if self._way is None:
             if not owner.is_at_home():
                 self._wait()
                 return
-            group, rest = split(owner.entries, self._part, self._generators)
+            group, rest = split(owner.entries, self._part, self._leaving)
             if leaver is None:
                 _let_go(owner, group, rest)
             elif group:
                 self._way = _adopt(leaver, owner, group, rest)
             else:
-                _refuse(leaver, refused(NOT_ENTERED))
+                self._way = _refuse(leaver, refused(NOT_ENTERED))
+        self._go_on()
+        self._is_over = True
+        self._manager = None
+
+    def _go_on(self) -> None:
+        if self._leaver is not None:
+            self._leaver.is_departing = False
         if self._way is not None:
             self._way.resume()
-        self._is_over = True
 
     def _wait(self) -> None:
         """The owner is away: until it is home; but not if it waits there for the leaver."""
@@ -151,9 +160,10 @@ class _Departure(Suspension):
         calling = owner.calling
         if leaver is not None and calling is not None and calling.is_made_by(leaver):
             log.warning(WAITS_FOR_LEAVER, owner.where())
-            _refuse(leaver, refused(WAITS_FOR_LEAVER % owner.where()))
+            self._way = _refuse(leaver, refused(WAITS_FOR_LEAVER % owner.where()))
+            self._go_on()
             # What is left of the body runs on the loop, so its worker is not needed any more.
-            self._leaver = None
+            self._leaver = self._way = None
         if self not in owner.departures:
             owner.departures += (self,)
 
@@ -164,11 +174,12 @@ class _Departure(Suspension):
 def _let_go(owner: Strand, group: tuple[Entry, ...], rest: tuple[Entry, ...]) -> None:
     """On the loop: nobody will leave *group*. Its workers are free."""
     owner.entries = rest
+    owner.is_said_to_be_left = False
     for entry in group:
         if isinstance(entry.manager, LoopPart):
             entry.manager.disown(owner)
     for job in jobs_of(group) - jobs_of(rest):
-        job.release_worker()
+        job.release_worker(owner)
 
 
 def _leave_for(
@@ -204,32 +215,35 @@ def _adopt(
     target = entries[-2].job if len(entries) > 1 else None
     way = leaver.suspension if target is None else ParkedTask(target, leaver)
     assert way is not None, "a task that waits is suspended"
-    mine, theirs = jobs_of(leaver.entries), jobs_of(rest)
+    theirs = jobs_of(rest)
     for job in jobs_of(group):
-        job.change_holders((job not in mine) - (job not in theirs))
-        job.strand = leaver
+        if job.holders is None:
+            job.holders = {owner}
+        job.holders.add(leaver)
+        if job not in theirs:
+            job.holders.discard(owner)
     for entry in group:
         if isinstance(entry.manager, LoopPart):
             entry.manager.disown(owner)
             if entry is not group[-1]:  # That one is just being left.
                 entry.manager.owners += (leaver,)
+    suspension = leaver.suspension
+    assert suspension is not None, "a task that waits is suspended"
+    leaver.task_has_ended = suspension.watch_task()
     # In one step: nothing comes in between.
-    owner.entries, leaver.entries, leaver.new_entries, leaver.target, leaver.parked_task = (
-        rest,
-        entries,
-        entries[:-1],
-        target,
-        way,
-    )
+    (
+        (owner.entries, owner.new_entries),
+        (leaver.entries, leaver.new_entries, leaver.target, leaver.parked_task),
+    ) = ((rest, rest), (entries, entries[:-1], target, way))
     return way
 
 
-def _refuse(leaver: Strand, error: BaseException) -> None:
-    """On the loop: *leaver* is suspended, and goes on where it came from, with *error*."""
+def _refuse(leaver: Strand, error: BaseException) -> Suspension:
+    """On the loop: *leaver* is to go on where it came from, with *error*. Return how."""
     leaver.refusal = error
     job = leaver.job
     way = leaver.suspension if job is None else ParkedTask(job, leaver)
     assert way is not None, "a task that waits is suspended"
     if job is not None:
         leaver.target = None
-    way.resume()
+    return way

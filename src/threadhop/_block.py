@@ -161,10 +161,11 @@ def _leave_part(
         let_go(part, frame)
         return stay()
     strand = current_strand_or_none()
-    if strand is not None and strand.has_entered(part):
-        return strand.leave(part, exc)
-    if part.owners:
+    owner = part.owner_in(frame)
+    if owner is not None and owner is not strand:
         return leave_for_owner(part, exc, frame)
+    if strand is not None and strand.has_entered(part):
+        return strand.leave(part, exc, frame if len(part.owners) > 1 else None)
     if strand is not None and strand.is_abandoned and exc is None:
         # What comes next belongs on the worker. It must not run here.
         raise RuntimeError(WORKER_GONE)

@@ -8,31 +8,44 @@ generator while its own are above them: then they move to the top.
 
 from __future__ import annotations
 
-import inspect
+import contextlib
 import weakref
 from collections.abc import Iterator
+from inspect import CO_ASYNC_GENERATOR
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from ._seat import Seat
     from ._strand import Strand
 
 
+CONTEXTLIB = contextlib.__file__
+
+
+class Leaving(NamedTuple):
+    """From where a manager is left. Asked for on the spot: a suspended frame has no caller."""
+
+    frame_key: int
+    generators: frozenset[int]
+
+
 class Entry:
     """A context manager that is entered, and where its body runs."""
 
-    # No __init__: it is made on the way of every block.
-    __slots__ = ("cancels", "frame_key", "job", "manager")
+    # No __init__: it is made on the way of every block. What few of them need is in ``__dict__``.
+    __slots__ = ("__dict__", "job", "manager")
 
     #: A block, or the ``LoopPart`` of an ``eventloop()`` object.
     manager: object
     #: None: the loop.
     job: Seat | None
-    #: The ``key_of`` the frame that entered it; 0 if that is not known.
-    frame_key: int
-    #: Of a loop part: how often the task had been cancelled when it was entered.
-    cancels: int
+    #: The async generators that have entered it, see ``generators_at``.
+    generators: frozenset[int] = frozenset()
+    #: Of a loop part: the ``key_of`` the frame that entered it,
+    frame_key = 0
+    #: and how often the task had been cancelled by then.
+    cancels = 0
 
 
 class LoopPart:
@@ -45,6 +58,14 @@ class LoopPart:
         self.manager: weakref.ref[Any] = weakref.ref(manager)
         #: The strands that have it entered. Written on the loop thread.
         self.owners: tuple[Strand, ...] = ()
+
+    def owner_in(self, frame: FrameType) -> Strand | None:
+        """The strand that has it entered in *frame*; if a helper entered it, any that has."""
+        key = key_of(frame)
+        for owner in self.owners:
+            if any(e.manager is self and e.frame_key == key for e in owner.entries):
+                return owner
+        return self.owners[-1] if self.owners else None
 
     def disown(self, strand: Strand) -> None:
         owners = list(self.owners)
@@ -68,10 +89,20 @@ def frames_up(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def generators_up(frame: FrameType | None) -> set[int]:
-    """The keys of the async generators that run in this thread, from *frame* up."""
-    asynchronous = inspect.CO_ASYNC_GENERATOR
-    return {key_of(f) for f in frames_up(frame) if f.f_code.co_flags & asynchronous}
+def generators_at(frame: FrameType | None) -> frozenset[int]:
+    """The keys of the async generators that run in *frame*, and in those that await it.
+
+    Up to the first coroutine of the user: what that enters belongs to nobody else. Helpers of
+    contextlib pass what they enter on to their caller.
+    """
+    keys = set()
+    for caller in frames_up(frame):
+        code = caller.f_code
+        if code.co_flags & CO_ASYNC_GENERATOR:
+            keys.add(key_of(caller))
+        elif code.co_filename != CONTEXTLIB:
+            break
+    return frozenset(keys)
 
 
 def jobs_of(entries: tuple[Entry, ...]) -> set[Seat]:
@@ -79,19 +110,31 @@ def jobs_of(entries: tuple[Entry, ...]) -> set[Seat]:
     return {entry.job for entry in entries if entry.job is not None}
 
 
-def split(
-    entries: tuple[Entry, ...], manager: object, generators: set[int]
-) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
-    """What belongs to *manager* and must be left with it, and the rest.
+def leaving(frame: FrameType) -> Leaving:
+    return Leaving(key_of(frame), generators_at(frame))
 
-    That is the entry of *manager*, of a loop part also the block right below it, and all that one
-    of the *generators* has entered further below. Nothing if *manager* is not entered.
+
+def split(
+    entries: tuple[Entry, ...], manager: object, leaving: Leaving
+) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+    """What belongs to *manager* and must be left with it; and the rest.
+
+    That is the entry of *manager*, of a loop part also the block right below it, and all further
+    below that one of the same generators has entered. Nothing if *manager* is not entered.
     """
-    top = next((at for at in reversed(range(len(entries))) if entries[at].manager is manager), None)
+    top = _find(entries, manager, leaving.frame_key)
     if top is None:
         return (), entries
     low = top
-    while low > 0 and entries[low].job is None:
+    if low > 0 and entries[low].job is None and entries[low - 1].job is not None:
         low -= 1
-    low = next((at for at in range(low) if entries[at].frame_key in generators), low)
+    below = (at for at in range(low) if leaving.generators & entries[at].generators)
+    low = next(below, low)
     return entries[low : top + 1], entries[:low] + entries[top + 1 :]
+
+
+def _find(entries: tuple[Entry, ...], manager: object, key: int) -> int | None:
+    """The innermost entry of *manager*; if it was entered more than once, that of the frame."""
+    found = [at for at, entry in enumerate(entries) if entry.manager is manager]
+    mine = [at for at in found if entries[at].frame_key == key]
+    return max(mine or found, default=None)

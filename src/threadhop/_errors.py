@@ -86,9 +86,9 @@ NOT_ENTERED = (
     "entered it"
 )
 LEFT_BY_COLLECTOR = (
-    "the garbage collector closes a generator in an eventloop() part of the block at %s: its "
-    "worker is let go, and what is left of the body runs wherever the collector does. Close it "
-    "with contextlib.aclosing()"
+    "the garbage collector closes what is in an eventloop() part of the block at %s: its worker is "
+    "let go, and what is left of the body runs wherever the collector does. Await the task to its "
+    "end; close a generator with contextlib.aclosing()"
 )
 LEFT_ELSEWHERE = (
     "an eventloop() part of the block at {where} is left outside of the event loop that it belongs "

@@ -20,7 +20,6 @@ from __future__ import annotations
 import queue
 import sys
 from _thread import get_ident
-from collections import deque
 from concurrent.futures import Executor, Future
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -49,15 +48,17 @@ class Seat:
     __slots__ = (
         "__dict__",
         "_waiting",
-        "code",
         "executor",
-        "instruction",
         "strand",
     )
 
     #: What became of the request. A worker claims it with its thread's ident, a failure with an
     #: error or its text. Written once, by ``setdefault``: a job that waits has no ``__dict__`` yet.
     claimed: int | BaseException | str | None = None
+    #: Where the block stands: cheaper to keep than its line, which is rarely wanted. Written by the
+    #: coroutine when it is there.
+    code: CodeType | None = None
+    instruction = 0
     #: The thread that submits the job to an executor that might run it right there.
     _submitter = 0
     #: The tasks that want to go on in this worker while it is parked; None releases it. Made by the
@@ -68,9 +69,10 @@ class Seat:
     #: Whether the parked worker has given up. Written by it before it looks into the inbox for the
     #: last time, read after something was put there.
     is_vacant = False
-    #: One for each task more than one that needs this worker, see ``_adoption``. Made and added to
-    #: on the loop thread, taken from by the worker: steps of a deque are atomic.
-    _sharers: deque[None] | None = None
+    #: The tasks that need this worker, if one of them has adopted it; see ``_adoption``. Made and
+    #: added to on the loop thread; each task is taken out by the thread that has it. The steps of a
+    #: set are atomic.
+    holders: set[Strand] | None = None
 
     def __init__(self, executor: Executor, strand: Strand, waiting: Suspension) -> None:
         self.executor = executor
@@ -79,10 +81,6 @@ class Seat:
         self.strand: Strand | None = strand
         #: Where the task waits, and goes on if the request fails.
         self._waiting: Suspension | None = waiting
-        #: Where the block stands: cheaper to keep than its line, which is rarely wanted. Written by
-        #: the coroutine when it is there.
-        self.code: CodeType | None = None
-        self.instruction = 0
 
     # In the thread that the task is leaving.
 
@@ -175,7 +173,7 @@ class Seat:
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(*strand.loop.asyncgen_hooks)
         try:
-            while strand.drive(self) or (self._sharers is not None and self._is_needed_by_others()):
+            while strand.drive(self) or self.holders:
                 next_one = self._park(strand)
                 if next_one is None:
                     break
@@ -193,16 +191,6 @@ class Seat:
         if self._inbox is None:
             self._inbox = queue.SimpleQueue()
 
-    def _is_needed_by_others(self) -> bool:
-        """One task needs this worker no more. Whether another one does."""
-        if self._sharers is None:
-            return False
-        try:
-            self._sharers.pop()
-        except IndexError:
-            return False
-        return True
-
     def _park(self, strand: Strand) -> Strand | None:
         """Wait for a task that wants to go on here. None if there never will be one.
 
@@ -217,8 +205,7 @@ class Seat:
                 try:
                     parked_task = inbox.get(True, POLL)
                 except queue.Empty:
-                    strand = self.strand or strand  # Another one may have it by now.
-                    if not (strand.loop.is_gone() or (not self._sharers and strand.is_gone())):
+                    if not all(holder.is_gone() for holder in list(self.holders or (strand,))):
                         continue
                     self.is_vacant = True
                     # The task may come just now. Either it is found here, or who put it sees that
@@ -226,15 +213,16 @@ class Seat:
                     try:
                         parked_task = inbox.get_nowait()
                     except queue.Empty:
-                        if strand.is_in_loop_part_of(self):
-                            strand.abandon()
+                        for holder in list(self.holders or (strand,)):
+                            if holder.is_in_loop_part_of(self):
+                                holder.abandon()
                         return None
                     found = None if parked_task is None else parked_task.take()
                     if found is not None:
                         self.is_vacant = False
                     return found
                 if parked_task is None:
-                    if self._is_needed_by_others():
+                    if self.holders:
                         continue
                     return None
                 if (found := parked_task.take()) is not None:
@@ -251,18 +239,11 @@ class Seat:
         if self.is_vacant and (strand := parked_task.take()) is not None:
             strand.worker_is_gone()
 
-    def change_holders(self, by: int) -> None:
-        """In the loop thread: one task more, or one less, needs this worker. (By 0: another.)"""
-        if by > 0:
-            if self._sharers is None:
-                self._sharers = deque()
-            self._sharers.append(None)
-        elif by < 0:
-            self._is_needed_by_others()
-
-    def release_worker(self) -> None:
-        """Send the worker away, if it is parked: the task will not come back."""
-        if not self._sharers:
+    def release_worker(self, strand: Strand) -> None:
+        """Send the worker away, if it is parked: *strand* will not come back, and nobody else."""
+        if self.holders is not None:
+            self.holders.discard(strand)
+        if not self.holders:
             self.strand = None
         if self._inbox is not None:
             self._inbox.put(None)

@@ -26,6 +26,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
+from inspect import CO_ASYNC_GENERATOR
 from types import FrameType
 from typing import Any, NamedTuple, cast
 
@@ -33,7 +34,16 @@ from ._cancel_token import CancelToken
 from ._contexts import TaskVariables
 from ._contract import Loop, LoopSuspension, Suspension
 from ._driver import step, where_suspended
-from ._entries import Entry, LoopPart, generators_up, jobs_of, key_of, split
+from ._entries import (
+    CONTEXTLIB,
+    Entry,
+    LoopPart,
+    generators_at,
+    jobs_of,
+    key_of,
+    leaving,
+    split,
+)
 from ._errors import LOOP_CLOSED, LOOP_STOPPED, NOT_DRIVEN, TASK_LEFT, log
 from ._outcome import Ended
 from ._seat import ParkedTask, Seat
@@ -103,12 +113,16 @@ class Strand:
     #: The guards that are entered, in order.
     guards: tuple[Guarded, ...] = ()
     #: For the workers that are parked: whether the task has ended.
-    _task_has_ended: Callable[[], bool] | None = None
+    task_has_ended: Callable[[], bool] | None = None
 
     # Adoption, see there.
     #: Who waits to leave a loop part of this task until it is at home. On the loop thread only.
     departures: tuple[Any, ...] = ()
-    #: Why it could not leave one of another task.
+    #: Whether a warning has said that nobody will leave its loop part.
+    is_said_to_be_left = False
+    #: Whether it waits to leave a loop part of another task. Nobody drives it then.
+    is_departing = False
+    #: Why it could not.
     refusal: BaseException | None = None
     #: The call of ``exec_in_eventloop`` that its worker waits for. Written by the worker.
     calling: Any = None
@@ -133,7 +147,7 @@ class Strand:
         if self.entries:
             job = self._job_on(executor)
             if job is not None and job is origin:
-                self._push(manager, key_of(sys._getframe(2)), 0)
+                self._push(manager, sys._getframe(2))
                 return stay()
         self.entering = manager
         self.new_entries = None
@@ -156,7 +170,9 @@ class Strand:
     def enter_loop_part(self, manager: object, frame: FrameType) -> Coroutine[Any, Any, None]:
         """Return what goes to the loop and enters the loop part there."""
         if self.job is None:
-            self._push(manager, key_of(frame), self.loop.count_cancels())
+            entry = self._push(manager, frame)
+            entry.frame_key = key_of(frame)
+            entry.cancels = self.loop.count_cancels()
             if isinstance(manager, LoopPart):
                 manager.owners += (self,)
             return stay()
@@ -168,15 +184,18 @@ class Strand:
         self.target = None
         return enter(self, self)
 
-    def leave(self, manager: object, error: BaseException | None) -> Coroutine[Any, Any, None]:
+    def leave(
+        self, manager: object, error: BaseException | None, frame: FrameType | None = None
+    ) -> Coroutine[Any, Any, None]:
         """Return what pops the entry of *manager*, whose body ended with *error*.
 
-        It goes to where that entry was made. May be repeated before it is awaited.
+        It goes to where that entry was made. May be repeated before it is awaited. *frame* is where
+        it is left, if it may be entered more than once.
         """
         entries, here = self.entries, self.job
-        if entries[-1].manager is not manager:
+        if entries[-1].manager is not manager or frame is not None:
             # Left in the wrong order, or a generator of the task is closed within later blocks.
-            group, rest = split(entries, manager, generators_up(sys._getframe(2)))
+            group, rest = split(entries, manager, leaving(frame or sys._getframe(2)))
             entries = self.entries = rest + group
         target = entries[-2].job if len(entries) > 1 else None
         if here is None and isinstance(manager, LoopPart):
@@ -185,7 +204,7 @@ class Strand:
             self.entries = entries[:-1]
             job = entries[-1].job
             if job is not here and job is not None and job not in jobs_of(self.entries):
-                job.release_worker()  # It waits for this task elsewhere.
+                job.release_worker(self)  # It waits for this task elsewhere.
             return stay()
         self.entering = None
         self.new_entries = entries[:-1]
@@ -202,14 +221,14 @@ class Strand:
         self.suspension = suspension = self.loop.suspend(self)
         return suspension
 
-    def _push(self, manager: object, frame_key: int, cancels: int) -> None:
-        """Enter something where the task is."""
+    def _push(self, manager: object, frame: FrameType) -> Entry:
+        """Enter something in *frame*, where the task is."""
         entry = Entry()
         entry.manager = manager
         entry.job = self.job
-        entry.frame_key = frame_key
-        entry.cancels = cancels
+        entry.generators = generators_at(frame)
         self.entries += (entry,)
+        return entry
 
     def _must_meet_again(self, error: BaseException, entry: Entry) -> bool:
         """Whether *error*, which leaves a loop part, is the task's own cancellation.
@@ -244,15 +263,17 @@ class Strand:
 
     def note_arrival(self, frame: FrameType) -> None:
         """What is entered begins in *frame*. Raises why it does not, if the switch failed."""
-        target = self.target
+        target, code = self.target, frame.f_code
         if target is not None and target.code is None:
-            target.code = frame.f_code
+            target.code = code
             target.instruction = frame.f_lasti
         if self.job is not target:
             raise self.why_not_moved()
         entry = self.entries[-1]
-        entry.frame_key = id(frame) ^ id(frame.f_code)  # key_of(), without the call.
+        if code.co_flags & CO_ASYNC_GENERATOR or code.co_filename == CONTEXTLIB:
+            entry.generators = generators_at(frame)
         if target is None:
+            entry.frame_key = key_of(frame)
             if isinstance(entry.manager, LoopPart):
                 entry.manager.owners += (self,)
             self.variables.write_back()
@@ -359,7 +380,6 @@ class Strand:
                 entry = Entry()
                 entry.manager = self.entering
                 entry.job = job
-                entry.frame_key = entry.cancels = 0
                 self.new_entries = entries = (*self.entries, entry)
             self.entries = entries
         self.job = job
@@ -384,12 +404,14 @@ class Strand:
             waits = job in jobs_of(entries)
         if waits:
             job.prepare_to_park(None if target is None else target.executor)
+        elif job.holders is not None:
+            job.holders.discard(self)
         # From here on the task is not ours: the next driver may have it before the call returns.
         if target is None:
             suspension: Any = self.suspension
             self.coro = None
             if waits:
-                self._task_has_ended = suspension.watch_task()
+                self.task_has_ended = suspension.watch_task()
             suspension.resume()
         elif self.parked_task is not None:
             self.parked_task.resume()
@@ -418,19 +440,19 @@ class Strand:
 
     def is_at_home(self) -> bool:
         """In the loop thread: whether the task runs, or waits, on the loop."""
-        return self.coro is None and self.job is None
+        return self.is_departing or (self.coro is None and self.job is None)
 
     def serve_departures(self) -> None:
         """In the loop thread, by the driver: the task is at home, and does not go on yet."""
-        departures, self.departures = self.departures, ()
-        for departure in departures:
-            departure.deliver()
+        while self.departures:
+            self.departures[0].deliver()
+            self.departures = self.departures[1:]
 
     # In any thread.
 
     def is_gone(self) -> bool:
         """Whether the task can never come back from the loop any more, nor anybody in its place."""
-        has_ended = self._task_has_ended
+        has_ended = self.task_has_ended
         return self.loop.is_gone() or (
             has_ended is not None
             and has_ended()
@@ -464,11 +486,12 @@ class Strand:
         """The task will never go on: send its workers away, and say so."""
         if self.loop.is_closed():
             what = LOOP_CLOSED
-        elif self._task_has_ended is not None and self._task_has_ended():
+        elif self.task_has_ended is not None and self.task_has_ended():
             what = TASK_LEFT
         else:
             what = LOOP_STOPPED
-        log.warning(what, self.where())
+        if not self.is_said_to_be_left:
+            log.warning(what, self.where())
         self._release_workers()
         suspension, self.suspension = self.suspension, None
         if suspension is not None:
@@ -486,4 +509,4 @@ class Strand:
         self.variables.forget()
         for job in jobs:
             if job is not None:
-                job.release_worker()
+                job.release_worker(self)

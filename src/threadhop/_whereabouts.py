@@ -9,10 +9,9 @@ see what runs where looks through them.
 
 from __future__ import annotations
 
-import os
 import threading
-from typing import TYPE_CHECKING, ClassVar
-from weakref import WeakSet
+import weakref
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._backends._call import Call
@@ -30,11 +29,9 @@ class Slot:
         self.thread = threading.get_ident()
 
 
-class _Slots:
-    #: Replaced in the child of a fork: another thread may have held it.
-    lock = threading.Lock()
-    #: Guarded by the lock. A slot goes when its thread does.
-    all: ClassVar[WeakSet[Slot]] = WeakSet()
+#: Each step is one of C: a finalizer may ask for a slot in the middle of anything, so there is no
+#: lock.
+_slots: set[weakref.ref[Slot]] = set()
 
 
 class _Here(threading.local):
@@ -43,8 +40,7 @@ class _Here(threading.local):
     def __init__(self) -> None:
         """Called once in each thread that asks."""
         self.slot = Slot()
-        with _Slots.lock:
-            _Slots.all.add(self.slot)
+        _slots.add(weakref.ref(self.slot, _slots.discard))
 
 
 here = _Here()
@@ -52,14 +48,4 @@ here = _Here()
 
 def all_slots() -> list[Slot]:
     """In any thread: the slots of all threads that have asked and live."""
-    with _Slots.lock:
-        return list(_Slots.all)
-
-
-def _after_fork() -> None:
-    """In the child."""
-    _Slots.lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    return [slot for ref in _slots.copy() if (slot := ref()) is not None]

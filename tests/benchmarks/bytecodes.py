@@ -64,7 +64,7 @@ PROMISES = {
     "places are a stack: nesting, any order of exits": (
         r"entries|has_entered|\bwaits\b|target is here|_job_on|(self|strand)\.job\b"
         r"|job is (not|origin)|Entry\(\)|entry\.(manager|job)|_parked_task|jobs_of"
-        r"|LoopPart|departures"
+        r"|LoopPart|departures|holders|generators_at"
     ),
     "what fails or is dropped is told; nothing hangs": (
         r"refusal|is_closed|_submitter|get_ident|InvalidStateError|ended is not None|\._waiting\b"

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from typing import Any
@@ -66,15 +66,29 @@ async def nested_raising(outer: Executor, inner: Executor) -> None:
             raise LookupError
 
 
-async def generator(pool: Executor, _: Executor) -> None:
-    async def rows() -> AsyncIterator[int]:
-        async with threadpool(pool), eventloop():
-            yield 1
-            yield 2
+async def rows(pool: Executor) -> AsyncGenerator[int]:
+    async with threadpool(pool), eventloop():
+        yield 1
+        yield 2
 
-    async with aclosing(rows()) as source:
+
+async def generator(pool: Executor, _: Executor) -> None:
+    async with aclosing(rows(pool)) as source:
         async for _ in source:
             break
+
+
+async def adopted_generator(pool: Executor, _: Executor) -> None:
+    source = rows(pool)
+
+    async def take() -> None:
+        await anext(source)
+
+    async def close() -> None:
+        await source.aclose()
+
+    for step in (take, close):
+        await asyncio.get_running_loop().create_task(step())
 
 
 async def call(pool: Executor, _: Executor) -> None:
@@ -208,6 +222,7 @@ SCENARIOS: list[Scenario] = [
     nested,
     nested_raising,
     generator,
+    adopted_generator,
     call,
     coroutine_call,
     failing_call,

@@ -311,6 +311,8 @@ class FakeStrand:
         #: Called by the parked worker, which then believes that nobody comes back any more.
         self.looks: Callable[[], object] = lambda: None
         self.away = True
+        #: What it says when it is asked, after that.
+        self.gone = True
 
     def drive(self, seat: Seat) -> bool:
         self.drives += 1
@@ -322,7 +324,7 @@ class FakeStrand:
     def is_gone(self) -> bool:
         looks, self.looks = self.looks, lambda: None
         looks()
-        return True
+        return self.gone
 
     def is_in_loop_part_of(self, seat: Seat) -> bool:
         return self.away
@@ -483,22 +485,31 @@ def test_a_task_that_the_worker_takes_before_who_put_it_does_belongs_to_the_work
     assert parked.told() == (2, 0, 0)
 
 
-def test_a_parked_worker_looks_after_the_task_that_has_it_by_now(
+def test_a_parked_worker_that_two_tasks_need_gives_up_only_if_both_are_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """1 the worker parks, 2 another task takes its place over, 3 the first one is gone.
+    """1 the first task is gone, 2 the worker looks again, 3 so is the second, 4 it gives up.
 
-    It gives up when the other one is gone, too: this one is put just then, and goes on.
+    The first one may come back as long as the second is there: it goes on.
     """
     parked = ParkedSeat(monkeypatch)
-    other = FakeStrand()
-    other.drives = 1  # it has been here
-    other.looks = LyingTask(parked.seat, other).resume  # type: ignore[arg-type]
-    parked.inbox.before_wait = lambda: setattr(parked.seat, "strand", other)
-    parked.strand.looks = lambda: pytest.fail("the first task was asked for")
+    seat, first, second = parked.seat, parked.strand, FakeStrand()
+    looks: list[str] = []
+
+    def look() -> None:
+        looks.append("the second one")
+        if len(looks) == 3:
+            parked.put()
+        second.gone = len(looks) > 3
+        second.looks = look
+
+    second.looks = look
+    seat.holders = {first, second}  # type: ignore[arg-type]
     parked.run()
-    assert parked.told() == (1, 0, 0)
-    assert (other.drives, other.abandoned, other.left_alone) == (2, 0, 0)
+    assert len(looks) == 4
+    assert parked.told()[0] == 2
+    assert second.drives == 0
+    assert seat.is_vacant
 
 
 def test_a_parked_worker_that_two_tasks_need_stays_until_both_have_released_it(
@@ -506,24 +517,26 @@ def test_a_parked_worker_that_two_tasks_need_stays_until_both_have_released_it(
 ) -> None:
     """1 a second task needs it, 2 one of them is gone, and releases it, 3 so does the other."""
     parked = ParkedSeat(monkeypatch)
-    seat = parked.seat
-    parked.strand.looks = lambda: pytest.fail("it is needed, and gives up")
+    seat, first, second = parked.seat, parked.strand, FakeStrand()
+    for strand in (first, second):
+        strand.looks = lambda: pytest.fail("it is needed, and gives up")
 
     def release_first() -> None:
-        assert seat._sharers
-        seat.release_worker()
+        seat.release_worker(first)  # type: ignore[arg-type]
+        assert seat.holders == {second}
         assert seat.strand is not None
         parked.inbox.before_wait = release_second
 
     def release_second() -> None:
-        assert not seat._sharers
-        seat.release_worker()
+        seat.release_worker(second)  # type: ignore[arg-type]
+        assert not seat.holders
         assert seat.strand is None
 
-    seat.change_holders(1)
+    seat.holders = {first, second}  # type: ignore[arg-type]
     parked.inbox.before_wait = release_first
     parked.run()
     assert parked.told() == (1, 0, 0)
+    assert second.drives == 0
     assert not parked.inbox.tasks.qsize()
 
 

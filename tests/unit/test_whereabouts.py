@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from _child import run_in_child
 from _loops import LoopKind
 from _steps import LIMIT, Gate, until, wait_until
 
@@ -34,6 +33,8 @@ def in_another_thread(func: Callable[[], object]) -> threading.Thread:
 
 
 def slots_of(thread: int | None) -> list[Slot]:
+    if sys.implementation.name == "pypy":
+        gc.collect()  # A dead thread's ident is soon another's, and its slot is there until then.
     return [slot for slot in all_slots() if slot.thread == thread]
 
 
@@ -72,7 +73,7 @@ def test_many_threads_that_ask_at_once_are_all_listed() -> None:
     for thread in threads:
         thread.start()
     barrier.wait()
-    wait_until(lambda: all(len(slots_of(thread.ident)) == 1 for thread in threads))
+    wait_until(lambda: all(slots_of(thread.ident) for thread in threads))
     barrier.wait()
     while any(thread.is_alive() for thread in threads):
         all_slots()
@@ -169,46 +170,3 @@ def test_a_job_that_runs_within_another_one_is_shown_and_then_the_outer_one_agai
         outer, inner, then = asyncio.run(main())
     assert outer is then is not None
     assert inner not in (outer, None)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_in_the_child_of_a_fork_the_list_can_be_used_although_another_thread_held_it() -> None:
-    """1 a thread holds the lock of the list, 2 the process forks, 3 the child asks and looks."""
-    child = run_in_child(
-        """
-        import os, threading, warnings
-        from threadhop import _whereabouts
-        from threadhop._whereabouts import all_slots, here
-
-        warnings.simplefilter("ignore", DeprecationWarning)  # a fork with threads
-        mine = here.slot
-        held, over = threading.Event(), threading.Event()
-
-        def hold():
-            here.slot
-            with _whereabouts._Slots.lock:
-                held.set()
-                over.wait()
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        held.wait()
-        pid = os.fork()
-        if not pid:
-            def ask():
-                print(here.slot in all_slots())
-
-            print(here.slot is mine, mine in all_slots())
-            another = threading.Thread(target=ask)
-            another.start()
-            another.join()
-            os._exit(0)
-        os.waitpid(pid, 0)
-        over.set()
-        thread.join()
-        print(mine in all_slots())
-    """,
-        deadline=6,
-    )
-    assert (child.returncode, child.stderr) == (0, "")
-    assert child.stdout.split() == ["True", "True", "True", "True"]

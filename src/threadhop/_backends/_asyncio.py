@@ -283,9 +283,10 @@ class AsyncioSuspension(LoopSuspension):
             del self, wakeup, context, strand
 
     def finish(self, ended: Ended) -> None:
-        finished = _FinishedTask(self._wakeup.__self__, ended)  # type: ignore[union-attr]
-        self._wakeup = self._strand.suspension = None
-        self._strand.loop.post(finished, self._loop)  # type: ignore[attr-defined]
+        strand = self._strand
+        task: Task[Any] = self._wakeup.__self__  # type: ignore[union-attr]
+        self._wakeup = strand.suspension = None
+        strand.loop.deliver_soon(_FinishedTask(task, ended, strand))
 
     def abandon(self) -> None:
         self._strand.abandon()
@@ -312,12 +313,16 @@ def _has_ended(task_ref: weakref.ref[Task[Any]]) -> bool:
 class _FinishedTask:
     """A task whose coroutine came to its end in a worker, and how."""
 
-    def __init__(self, task: Task[Any], ended: Ended) -> None:
+    def __init__(self, task: Task[Any], ended: Ended, strand: Strand) -> None:
         self._task = task
         self._ended = ended
+        self._strand = strand
 
     def deliver(self) -> None:
         task, (value, error) = self._task, self._ended
+        # Those that waited for the task to come home are told that it has nothing for them.
+        self._strand.job = None
+        self._strand.serve_departures()
         if task.done():
             return
         # A Task refuses set_result(). What it inherits from Future does not.

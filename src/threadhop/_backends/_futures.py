@@ -63,8 +63,9 @@ class LoopFuture(asyncio.Future[Any]):
         context: Any = None
         self.call = None
         try:
-            waiting: Any = self._callbacks
-            if waiting and len(waiting) == 1:
+            # (A copy: where the future is in pure Python, a signal handler may empty the list.)
+            waiting = [*(self._callbacks or ())]
+            if len(waiting) == 1:
                 wakeup, context = waiting[0]
                 # Whoever takes it out, wakes the task: this, or a signal handler that cancels.
                 if not isinstance(getattr(wakeup, "__self__", None), asyncio.Task) or not (
