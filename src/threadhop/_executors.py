@@ -13,13 +13,14 @@ function.
 from __future__ import annotations
 
 import sys
+from _thread import LockType
 from concurrent.futures import Executor, ThreadPoolExecutor
 from concurrent.futures import thread as _standard
+from itertools import compress
 from types import FunctionType
 from typing import Any, Protocol
 
 from ._errors import DROPPED, log
-from ._places import holding
 from ._pool import WorkerPool
 from ._pool_view import LimitedView
 from ._work_item import Job as WorkerJob
@@ -52,26 +53,34 @@ def book(job: Job) -> None:
         job.submit()
     elif kind is not ThreadPoolExecutor:
         executor.put(job)
-    elif not holding(executor._shutdown_lock, _put, executor, _QueueItem(job)):
+    elif not _put(executor, _QueueItem(job)):
         # The executor refuses: ``submit`` says it in the executor's own words.
         job.submit()
 
 
 def _put(executor: Any, item: _QueueItem) -> bool:
-    """Under the lock of *executor*: queue *item* as ``submit`` would. False if it would raise."""
-    return holding(_standard._global_shutdown_lock, _put_unless_shut_down, executor, item)
-
-
-def _put_unless_shut_down(executor: Any, item: _QueueItem) -> bool:
-    if executor._broken or executor._shutdown or _standard._shutdown:
-        return False
+    """Queue *item* as ``submit`` would, under its two locks. False if ``submit`` would raise."""
+    locks = (executor._shutdown_lock, _standard._global_shutdown_lock)
+    # Taken and noted in one step of C, and given back in one: Ctrl+C keeps none.
+    held: list[bool] = []
+    give_back = map(_release, compress(locks, held))
     try:
-        executor._work_queue.put(item)
+        held.extend(map(_acquire, locks))
+        if executor._broken or executor._shutdown or _standard._shutdown:
+            return False
+        try:
+            executor._work_queue.put(item)
+        finally:
+            # Also after Ctrl+C: an item without its thread would be served by one of another. If
+            # no thread can start, the item stays in the queue. The claim of its job is taken then.
+            executor._adjust_thread_count()
+        return True
     finally:
-        # Also after Ctrl+C: an item without its thread would be served by one of another. If no
-        # thread can start, the item stays in the queue. The claim of its job is taken by then.
-        executor._adjust_thread_count()
-    return True
+        any(give_back)
+
+
+_acquire: Any = LockType.acquire
+_release: Any = LockType.release
 
 
 class _QueueItem:
