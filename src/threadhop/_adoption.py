@@ -114,8 +114,8 @@ class _Departure(Suspension):
     ) -> None:
         self._owner = owner
         self._part = part
-        #: As long as it is there, the worker waits.
-        self._manager = part.manager()
+        #: As long as it is there, the worker waits for the leaver.
+        self._manager = None if leaver is None else part.manager()
         self._leaving = leaving(frame)
         self._leaver = leaver
         #: How the leaver goes on, when that is decided.

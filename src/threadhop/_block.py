@@ -104,8 +104,12 @@ class eventloop:  # noqa: N801 - reads like a keyword
                     await websocket.send_json(row)    # on the loop
                                                       # on the same worker again
 
-    On the loop thread, outside of any block, it does nothing. It keeps no state: it may be reused
-    and shared, and nested with blocks to any depth. Context variables are carried along, both ways.
+    On the loop thread, outside of any block, it does nothing. It may be reused and shared, and
+    nested with blocks to any depth. Context variables are carried along, both ways.
+
+    An async generator may yield in it: the consumer runs on the loop, and the worker waits. If
+    another task of the loop goes on with the generator, or closes it, the rest of the block runs on
+    the worker that waits, and that task comes home at its end.
 
     Cancellation: at an ``await`` of the body as usual; it then travels through the part that runs
     on the worker, and who swallows it there meets it again at the exit of the block. If the task
@@ -116,7 +120,9 @@ class eventloop:  # noqa: N801 - reads like a keyword
     timeout ends that. Give such blocks a pool of their own.
 
     Raises:
-        RuntimeError: at entry, in a thread that works for no event loop.
+        RuntimeError: at entry, in a thread that works for no event loop. At the exit, in another
+            event loop than the one that entered, or in a task for which the worker waits in
+            ``exec_in_eventloop``.
 
     .. versionadded:: 0.1
     """

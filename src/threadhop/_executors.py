@@ -73,7 +73,9 @@ def _put(executor: Any, item: _QueueItem) -> bool:
         finally:
             # Also after Ctrl+C: an item without its thread would be served by one of another. If
             # no thread can start, the item stays in the queue. The claim of its job is taken then.
-            executor._adjust_thread_count()
+            # When all threads are there, nobody needs to know any more whether one of them is idle.
+            if len(executor._threads) < executor._max_workers:
+                executor._adjust_thread_count()
         return True
     finally:
         any(give_back)
