@@ -68,13 +68,14 @@ def _put(executor: Any, item: _QueueItem) -> bool:
         held.extend(map(_acquire, locks))
         if executor._broken or executor._shutdown or _standard._shutdown:
             return False
+        # When all threads are there, nobody needs to know any more whether one of them is idle.
+        may_grow = len(executor._threads) < executor._max_workers
         try:
             executor._work_queue.put(item)
         finally:
             # Also after Ctrl+C: an item without its thread would be served by one of another. If
             # no thread can start, the item stays in the queue. The claim of its job is taken then.
-            # When all threads are there, nobody needs to know any more whether one of them is idle.
-            if len(executor._threads) < executor._max_workers:
+            if may_grow:
                 executor._adjust_thread_count()
         return True
     finally:
