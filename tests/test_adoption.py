@@ -234,6 +234,33 @@ def test_a_cancelled_consumer_leaves_the_generator_to_whoever_closes_it(
     loops.run(main)
 
 
+def test_a_consumer_that_is_cancelled_at_an_await_closes_the_generator_on_its_worker(
+    loops: LoopKind, executor: Executor
+) -> None:
+    """The error is thrown in through coroutines that were suspended and still stand at an await."""
+
+    async def consume(rows: Rows) -> None:
+        async with aclosing(rows()) as source:
+            async for _ in source:
+                await asyncio.get_running_loop().create_future()
+
+    async def outer(rows: Rows) -> None:
+        await consume(rows)
+
+    async def main() -> None:
+        rows = Rows(executor)
+        task = start(outer(rows))
+        await until(lambda: rows.workers)
+        await turns()
+        task.cancel()
+        await until(task.done)
+        assert task.cancelled()
+        rows.assert_closed_on_its_worker()
+        await assert_is_whole(executor, 2)
+
+    loops.run(main)
+
+
 def test_a_generator_with_an_exit_stack_is_closed_on_its_worker(
     loops: LoopKind, executor: Executor
 ) -> None:

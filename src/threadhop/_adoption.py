@@ -42,6 +42,7 @@ from ._traps import leave
 
 _COROUTINES = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
 _AWAITS = {dis.opmap[name] for name in ("SEND", "YIELD_FROM") if name in dis.opmap}
+_YIELD, _RESUME = dis.opmap["YIELD_VALUE"], dis.opmap.get("RESUME")  # PyPy has no RESUME.
 
 
 def leave_for_owner(
@@ -96,10 +97,20 @@ def is_awaited(frame: FrameType) -> bool:
         if (
             outer is not None
             and outer.f_code.co_flags & _COROUTINES
-            and outer.f_code.co_code[outer.f_lasti] not in _AWAITS
+            and not _stands_at_await(outer)
         ):
             return False
     return outermost is None
+
+
+def _stands_at_await(frame: FrameType) -> bool:
+    """Whether *frame* runs what it awaits, also if an error was thrown in."""
+    code, at = frame.f_code.co_code, frame.f_lasti
+    if code[at] in _AWAITS:
+        return True
+    if code[at] == _YIELD:
+        at += 2
+    return code[at] == _RESUME and code[at + 1] & 3 >= 2
 
 
 class _Departure(Suspension):

@@ -87,25 +87,24 @@ class TaskVariables:
 
     __slots__ = (
         "_loop_snapshot",
-        "_loop_tokens",
+        "_tokens",
         "_worker_snapshot",
         "worker_context",
-        "worker_tokens",
     )
 
     #: As they were when the task left the loop. Back there it is forgotten, unless the worker
     #: Context holds the same still.
     _loop_snapshot: Context | None
-    #: One Context for all workers of the task, made by the first; and what unsets its variables.
+    #: One Context for all workers of the task, made by the first.
     worker_context: Context | None
-    worker_tokens: Tokens
     #: What that Context had taken over when the body began to run in it; None if it has yet to.
     _worker_snapshot: Context | None
-    #: What unsets the variables that bodies have set on the loop.
-    _loop_tokens: Tokens | None
+    #: What unsets its variables, and those that bodies have set on the loop. Made with it. (In one
+    #: slot: many may wait for a worker at once.)
+    _tokens: tuple[Tokens, Tokens] | None
 
     def __init__(self) -> None:
-        self._loop_snapshot = self._loop_tokens = None
+        self._loop_snapshot = self._tokens = None
         self.worker_context = self._worker_snapshot = None
 
     def leave_loop(self) -> None:
@@ -126,10 +125,11 @@ class TaskVariables:
         try:
             # If a variable cannot be unset, start anew. Tokens from here are worth nothing then,
             # but values come first. It takes another task that shares the Context to come to this.
-            if context is None or not context.run(carry_over, values, context, self.worker_tokens):
+            tokens = self._tokens or ({}, {})
+            if context is None or not context.run(carry_over, values, context, tokens[0]):
                 context = self.worker_context = Context()
-                self.worker_tokens = {}
-                context.run(fill, values, self.worker_tokens)
+                self._tokens = tokens = ({}, tokens[1])
+                context.run(fill, values, tokens[0])
         except BaseException as exc:
             problem = exc
         assert context is not None, "made here if there was none"
@@ -144,9 +144,14 @@ class TaskVariables:
         if not is_unchanged(context, snapshot):
             values, self._loop_snapshot = self._loop_snapshot, None
             assert values is not None, "kept since the task left the loop"
-            if self._loop_tokens is None:
-                self._loop_tokens = {}
-            carry_over(context, values, self._loop_tokens)
+            assert self._tokens is not None, "made with the Context"
+            carry_over(context, values, self._tokens[1])
+
+    @property
+    def worker_tokens(self) -> Tokens:
+        """In a worker: what unsets the variables of the worker Context."""
+        assert self._tokens is not None, "made with the Context"
+        return self._tokens[0]
 
     def stay_on_loop(self) -> None:
         """In the coroutine: it came to no worker, so no worker Context has its variables."""
