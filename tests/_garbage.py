@@ -22,7 +22,8 @@ counts_references = pytest.mark.skipif(
     IS_PYPY, reason="PyPy has no reference counts: what it frees, it frees by collecting"
 )
 
-ROUNDS = 30
+#: More than one round makes objects: where the last round's are freed late, each other one counts.
+ROUNDS = 60
 
 #: What a task does with two pools of one worker each.
 Scenario = Callable[[ThreadPoolExecutor, ThreadPoolExecutor], Coroutine[Any, Any, object]]

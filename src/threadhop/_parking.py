@@ -39,7 +39,10 @@ def leave(seat: Seat | Call, towards: Executor | None) -> None:
         executor.away()
     # A task that went to another pool comes back by itself, unless all of that is parked, too.
     if _all_parked(executor) and (towards is None or _all_parked(towards)):
-        places = tuple(sorted(other.where() for other in parked.copy()))
+        others = parked.copy()
+        if len(others) < _threads_of(owner):  # One has come back meanwhile.
+            return
+        places = tuple(sorted(other.where() for other in others))
         # Once for each set of lines: it may be just how the program works.
         warned: set[tuple[str, ...]] = owner.__dict__.setdefault(_WARNED, set())
         if places not in warned:
@@ -50,6 +53,12 @@ def leave(seat: Seat | Call, towards: Executor | None) -> None:
 def _owner(executor: Executor) -> Executor:
     """Whose threads they are: a pool and its views park together."""
     return executor._pool if type(executor) is LimitedView else executor
+
+
+def _threads_of(owner: Any) -> int:
+    """How many there may be."""
+    threads: int = owner._crew.max_threads if type(owner) is WorkerPool else owner._max_workers
+    return threads
 
 
 def _all_parked(executor: Executor) -> bool:
