@@ -261,8 +261,12 @@ class Strand:
 
     # In the coroutine, resumed after a switch.
 
-    def note_arrival(self, frame: FrameType) -> None:
-        """What is entered begins in *frame*. Raises why it does not, if the switch failed."""
+    def note_arrival(self) -> None:
+        """What is entered begins in the frame that awaits the trap. If not, raise why.
+
+        Only now: who has asked for its frame keeps it, and many may wait for a worker.
+        """
+        frame = sys._getframe(2)
         target, code = self.target, frame.f_code
         if target is not None and target.code is None:
             target.code = code

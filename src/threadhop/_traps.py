@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Coroutine, Generator
-from sys import _getframe
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -26,8 +25,7 @@ def _enter(strand: Strand, mark: object) -> Generator[Any, None, None]:
     # (Few locals: many may wait for a worker at once, each in such a frame.)
     try:
         yield mark
-        # Only now: who has asked for its frame keeps it.
-        strand.note_arrival(_getframe(1))
+        strand.note_arrival()
     except BaseException as error:
         if strand.has_to_turn_back(error):
             # It is entered, but ``async with`` will not leave it.
