@@ -839,6 +839,46 @@ def test_calls_that_are_cancelled_at_any_moment_end(loops: LoopKind, one: Execut
     loops.run(main)
 
 
+class ForgetfulCall(LoopCall):
+    """Its task is gone as soon as somebody has looked: the worker is that fast."""
+
+    __slots__ = ("_kept",)
+
+    @property
+    def _task(self) -> Any:
+        task, self._kept = getattr(self, "_kept", None), None
+        return task
+
+    @_task.setter
+    def _task(self, task: Any) -> None:
+        self._kept = task
+
+
+def test_a_call_may_end_while_it_is_being_cancelled(
+    loops: LoopKind, one: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 cancel looks for the task of the call, 2 the worker forgets it, 3 cancel goes on."""
+    monkeypatch.setattr(_loop_call, "LoopCall", ForgetfulCall)
+    begun = threading.Event()
+
+    async def forever() -> None:
+        begun.set()
+        await asyncio.get_running_loop().create_future()
+
+    async def block() -> None:
+        async with threadpool(one):
+            exec_in_eventloop(forever)
+
+    async def main() -> None:
+        task = start(block())
+        await until(begun.is_set)
+        assert task.cancel()
+        await until(task.done)
+        assert task.cancelled()
+
+    loops.run(main)
+
+
 # --- a loop that closes while a worker waits
 
 

@@ -100,8 +100,8 @@ class LoopCall:
             if not inspect.iscoroutine(result):
                 self._end(result, None)
                 return
-            self._task = self._loop.create_task(result, context=self._context)
-            self._task.add_done_callback(self._ended.put)
+            task = self._task = self._loop.create_task(result, context=self._context)
+            task.add_done_callback(self._ended.put)
             if token.why is not None:  # While func made the coroutine: func itself, or Ctrl+C.
                 self._cancel(token.why)
         except BaseException as exc:
@@ -115,8 +115,9 @@ class LoopCall:
 
     def _cancel(self, why: tuple[Any, ...]) -> None:
         """The caller was cancelled. A call that has not begun finds out by itself."""
-        if self._task is not None:
-            self._task.cancel(*why)
+        task = self._task  # Read once: the worker forgets it when the call has ended.
+        if task is not None:
+            task.cancel(*why)
 
     def _end(self, value: Any, error: BaseException | None) -> None:
         self._ended.put(Ended(value, error))
