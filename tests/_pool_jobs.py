@@ -12,7 +12,7 @@ from typing import Any
 from _steps import LIMIT, Gate
 
 from threadhop import WorkerPool
-from threadhop._places import _pop_and_call
+from threadhop._pool._permits import _pop_and_call
 
 
 def are_gone(*refs: weakref.ref[Any]) -> bool:
@@ -51,13 +51,13 @@ class Told:
 
 
 class LyingLock:
-    """Lets workers wait before they get the lock of a pool's crew, each time they are told to."""
+    """Lets workers wait before they get the lock of a pool's threads, each time they are told to."""
 
     def __init__(self, pool: WorkerPool) -> None:
-        self._lock = pool._crew._lock
+        self._lock = pool._workers._lock
         self.stops: deque[Gate] = deque()
         self.thread = threading.get_ident()
-        pool._crew._lock = self  # type: ignore[assignment]
+        pool._workers._lock = self  # type: ignore[assignment]
 
     def stop_next(self) -> Gate:
         self.stops.append(Gate())
@@ -107,13 +107,13 @@ class LyingDeque(deque[Any]):
 def lie_about_waiting(pool: WorkerPool) -> LyingDeque:
     """Before its first thread starts."""
     lies = LyingDeque()
-    pool._crew.waiting = lies
+    pool._workers.waiting = lies
     return lies
 
 
-def lie_about_ready(pool: WorkerPool) -> LyingDeque:
+def lie_about_idle(pool: WorkerPool) -> LyingDeque:
     """Before its first thread starts."""
     lies = LyingDeque()
-    pool._crew._ready = lies
-    pool._crew._wake_ready = _pop_and_call(lies)
+    pool._workers._idle = lies
+    pool._workers._wake_idle = _pop_and_call(lies)
     return lies

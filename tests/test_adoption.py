@@ -581,7 +581,7 @@ def test_a_shared_worker_does_not_give_up_while_one_task_needs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The task that it drove last has ended; the one that it waits for has not."""
-    monkeypatch.setattr("threadhop._seat.POLL", 0.001)
+    monkeypatch.setattr("threadhop._block_job.POLL", 0.001)
     looks: list[bool] = []
     is_gone = Strand.is_gone
 

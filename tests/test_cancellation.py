@@ -13,7 +13,7 @@ import pytest
 from _loops import LoopKind
 from _steps import LIMIT, Gate, busy, turns, until, wait_until
 
-import threadhop._seat
+import threadhop._block_job
 from threadhop import threadpool
 
 here = threading.get_ident
@@ -936,7 +936,7 @@ def test_a_parked_worker_of_a_closed_loop_goes_and_the_task_is_still_reported(
 
     Once it has gone nobody takes the task over when the inner body has ended. That must be said.
     """
-    monkeypatch.setattr(threadhop._seat, "POLL", 0.01)
+    monkeypatch.setattr(threadhop._block_job, "POLL", 0.01)
     gate = Gate()
 
     async def block(pools: Pools) -> None:

@@ -19,7 +19,7 @@ import pytest
 from _loops import LoopKind
 from _steps import LIMIT
 
-from threadhop import WorkerPool, _contexts, eventloop, exec_in_eventloop, threadpool
+from threadhop import WorkerPool, _variables, eventloop, exec_in_eventloop, threadpool
 
 VARS = [contextvars.ContextVar[str](f"variable {number}") for number in range(4)]
 PLACES = ("A", "B", "loop", "call")
@@ -252,5 +252,5 @@ def test_a_look_that_is_left_out_changes_nothing(
     is_shared: bool,
 ) -> None:
     as_it_is = courses(loops, pools, seeds, is_shared=is_shared)
-    monkeypatch.setattr(_contexts, "is_unchanged", lambda context, copy: False)
+    monkeypatch.setattr(_variables, "is_same_mapping", lambda context, copy: False)
     assert as_it_is == courses(loops, pools, seeds, is_shared=is_shared)

@@ -1094,7 +1094,7 @@ def test_a_coroutine_that_is_cancelled_while_its_task_is_made_is_cancelled(
     Whoever cancels just before or just after it tells, reaches the task: it is not for nothing
     that each of the two writes before it reads.
     """
-    from threadhop._backends import _call
+    from threadhop import _call_job
     from threadhop._cancel_token import CancelToken
 
     gate = Gate()
@@ -1115,7 +1115,7 @@ def test_a_coroutine_that_is_cancelled_while_its_task_is_made_is_cancelled(
             if value and moment == "after":
                 gate.stop_here()
 
-    monkeypatch.setattr(_call, "CancelToken", Paused)
+    monkeypatch.setattr(_call_job, "CancelToken", Paused)
 
     async def main() -> None:
         future = exec_in_executor(executor, stop)

@@ -222,9 +222,9 @@ def test_threads_that_first_ask_at_once_share_one_pool() -> None:
     child = run_in_child(
         """
         import threading
-        from threadhop import _calls
+        from threadhop import _functions
 
-        class Slow(_calls.WorkerPool):
+        class Slow(_functions.WorkerPool):
             def __init__(self, *args, **kwargs):
                 made.append(self)
                 started.set()
@@ -232,11 +232,11 @@ def test_threads_that_first_ask_at_once_share_one_pool() -> None:
                 super().__init__(*args, **kwargs)
 
         made, started, second = [], threading.Event(), threading.Event()
-        _calls.WorkerPool = Slow
+        _functions.WorkerPool = Slow
         results = []
 
         def ask():
-            results.append(_calls.exec_in_executor_threading_future(None, int).result(5))
+            results.append(_functions.exec_in_executor_threading_future(None, int).result(5))
 
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:

@@ -15,8 +15,9 @@ import pytest
 from _pool_jobs import Told, are_gone, nothing
 from _steps import LIMIT, Gate, busy, wait_until
 
-from threadhop import Statistics, WorkerPool, _workers
+from threadhop import Statistics, WorkerPool
 from threadhop._errors import DROPPED
+from threadhop._pool import _threads
 
 
 @pytest.fixture
@@ -238,7 +239,7 @@ def test_the_newest_idle_thread_is_used_first() -> None:
 def test_idle_threads_leave_and_others_start_when_they_are_needed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_workers, "IDLE", 0.01)
+    monkeypatch.setattr(_threads, "IDLE", 0.01)
     with WorkerPool(3, "mine") as pool:
         for _ in range(5):
             with busy(pool, 3):
@@ -251,7 +252,7 @@ def test_a_pool_of_one_keeps_its_thread_and_what_belongs_to_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also when it has had nothing to do for much longer than others keep theirs."""
-    monkeypatch.setattr(_workers, "IDLE", 0.001)
+    monkeypatch.setattr(_threads, "IDLE", 0.001)
     with WorkerPool(1) as one, WorkerPool(2) as two:
         thread = one.submit(threading.current_thread).result(LIMIT)
         for _ in range(3):
@@ -263,7 +264,7 @@ def test_a_pool_of_one_keeps_its_thread_and_what_belongs_to_it(
 
 def test_a_pool_in_use_keeps_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that left takes its number along; the next one has the smallest that is free."""
-    monkeypatch.setattr(_workers, "IDLE", 0.01)
+    monkeypatch.setattr(_threads, "IDLE", 0.01)
     with WorkerPool(2, "mine") as pool:
         with busy(pool):
             with busy(pool):
@@ -445,7 +446,7 @@ def test_shutdown_waits_for_workers_that_are_away_and_for_those_in_reserve() -> 
 
 
 def test_a_worker_in_the_reserve_leaves_when_it_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_workers, "IDLE", 0.05)
+    monkeypatch.setattr(_threads, "IDLE", 0.05)
     with WorkerPool(1, max_threads=2) as pool:
         a = Traveller(pool)
         a.go_away()

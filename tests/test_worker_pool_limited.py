@@ -378,7 +378,7 @@ def test_a_keyboard_interrupt_while_a_job_is_put_costs_a_view_no_turn(
     """Whether the pool has the turn already or not."""
     with WorkerPool(1) as pool:
         view = pool.limited(1)
-        put = pool._crew.put
+        put = pool._workers.put
         for is_there in (True, False):
 
             def interrupted(job: Any, is_there: bool = is_there) -> None:
@@ -387,7 +387,7 @@ def test_a_keyboard_interrupt_while_a_job_is_put_costs_a_view_no_turn(
                 raise KeyboardInterrupt
 
             with monkeypatch.context() as patch:
-                patch.setattr(pool._crew, "put", interrupted)
+                patch.setattr(pool._workers, "put", interrupted)
                 with pytest.raises(KeyboardInterrupt):
                     view.put(Told())
             with busy(view):

@@ -27,19 +27,19 @@ The rooms, from the public face down; imports point down only:
 
 from ._async_executor import AsyncExecutor as AsyncExecutor
 from ._async_executor import unwrap_future as unwrap_future
-from ._block import ThreadpoolBlock as ThreadpoolBlock
-from ._block import eventloop as eventloop
-from ._block import threadpool as threadpool
-from ._calls import configure as configure
-from ._calls import exec_in_eventloop as exec_in_eventloop
-from ._calls import exec_in_executor as exec_in_executor
-from ._calls import exec_in_executor_threading_future as exec_in_executor_threading_future
-from ._function import ThreadpoolFunction as ThreadpoolFunction
-from ._guard import cancellation_guard as cancellation_guard
-from ._guard import check_cancelled as check_cancelled
+from ._blocks import ThreadpoolBlock as ThreadpoolBlock
+from ._blocks import eventloop as eventloop
+from ._blocks import threadpool as threadpool
+from ._cancellation import cancellation_guard as cancellation_guard
+from ._cancellation import check_cancelled as check_cancelled
+from ._decorator import ThreadpoolFunction as ThreadpoolFunction
+from ._functions import configure as configure
+from ._functions import exec_in_eventloop as exec_in_eventloop
+from ._functions import exec_in_executor as exec_in_executor
+from ._functions import exec_in_executor_threading_future as exec_in_executor_threading_future
 from ._pool import Statistics as Statistics
 from ._pool import WorkerPool as WorkerPool
-from ._pool_view import LimitedView as LimitedView
+from ._pool._limited_view import LimitedView as LimitedView
 from ._thread_loop import ensure_thread_event_loop as ensure_thread_event_loop
 
 __all__ = (

@@ -25,8 +25,7 @@ from collections.abc import Coroutine
 from types import FrameType
 from typing import Any
 
-from ._backends import current_coroutine, current_strand
-from ._contract import Suspension
+from ._block_job import WorkerSuspension
 from ._entries import Entry, LoopPart, frames_up, jobs_of, leaving, split
 from ._errors import (
     LEFT_BY_COLLECTOR,
@@ -36,7 +35,8 @@ from ._errors import (
     WORKER_GONE,
     log,
 )
-from ._seat import ParkedTask
+from ._interface import Suspension
+from ._loops import current_coroutine, current_strand
 from ._strand import Strand
 from ._traps import leave
 
@@ -67,8 +67,9 @@ def let_go(part: LoopPart, frame: FrameType) -> None:
     """In any thread: the garbage collector closes *frame*, which is in *part*."""
     owner = part.owner_in(frame)
     if owner is not None and not owner.loop.is_gone():  # Else its worker says that it is lost.
-        owner.is_said_to_be_left = True
-        log.warning(LEFT_BY_COLLECTOR, owner.where())
+        if not owner.is_said_to_be_left:  # Once for all that it closes in one go.
+            owner.is_said_to_be_left = True
+            log.warning(LEFT_BY_COLLECTOR, owner.where())
         _Departure(owner, part, frame).resume()
 
 
@@ -145,7 +146,7 @@ class _Departure(Suspension):
             return
         owner, leaver = self._owner, self._leaver
         if self._way is None:
-            if not owner.is_at_home():
+            if not owner.is_on_loop():
                 self._wait()
                 return
             group, rest = split(owner.entries, self._part, self._leaving)
@@ -204,7 +205,7 @@ def _leave_for(
     leaver.entering = None
     leaver.new_entries = leaver.entries
     leaver.target = target
-    leaver.parked_task = departure
+    leaver.worker_suspension = departure
     if leaver.job is not None:
         return leave(leaver, leaver, error)
     if (
@@ -224,7 +225,7 @@ def _adopt(
     """On the loop: *leaver* takes over *group* from *owner*. Return how it goes on."""
     entries = (*leaver.entries, *group)
     target = entries[-2].job if len(entries) > 1 else None
-    way = leaver.suspension if target is None else ParkedTask(target, leaver)
+    way = leaver.suspension if target is None else WorkerSuspension(target, leaver)
     assert way is not None, "a task that waits is suspended"
     theirs = jobs_of(rest)
     for job in jobs_of(group):
@@ -244,7 +245,7 @@ def _adopt(
     # In one step: nothing comes in between.
     (
         (owner.entries, owner.new_entries),
-        (leaver.entries, leaver.new_entries, leaver.target, leaver.parked_task),
+        (leaver.entries, leaver.new_entries, leaver.target, leaver.worker_suspension),
     ) = ((rest, rest), (entries, entries[:-1], target, way))
     return way
 
@@ -253,7 +254,7 @@ def _refuse(leaver: Strand, error: BaseException) -> Suspension:
     """On the loop: *leaver* is to go on where it came from, with *error*. Return how."""
     leaver.refusal = error
     job = leaver.job
-    way = leaver.suspension if job is None else ParkedTask(job, leaver)
+    way = leaver.suspension if job is None else WorkerSuspension(job, leaver)
     assert way is not None, "a task that waits is suspended"
     if job is not None:
         leaver.target = None

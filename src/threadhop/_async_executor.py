@@ -15,10 +15,10 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from ._backends._call import Call
-from ._backends._futures import LoopFuture, PatientFuture
-from ._calls import check_callable, check_executor
+from ._call_job import CallJob
 from ._errors import NO_RUNNING_LOOP, NO_TRIO
+from ._functions import check_callable, check_executor
+from ._loops._asyncio_futures import AbandoningFuture, WaitingFuture
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,12 +58,12 @@ def _if_asked(cancel_futures: bool) -> dict[str, bool]:
     return {"cancel_futures": True} if cancel_futures else {}
 
 
-async def _wait_for(future: LoopFuture) -> Any:
+async def _wait_for(future: AbandoningFuture) -> Any:
     """Await *future*; what a cancelled call raised becomes the context of the cancellation."""
     try:
         return await future
     except asyncio.CancelledError as exc:
-        if isinstance(future, PatientFuture) and future.late_error not in (None, exc):
+        if isinstance(future, WaitingFuture) and future.late_error not in (None, exc):
             exc.__context__ = future.late_error
         raise
     finally:
@@ -144,12 +144,12 @@ class AsyncExecutor(Generic[E]):
 
     def _start(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> LoopFuture:
+    ) -> AbandoningFuture:
         check_callable("AsyncExecutor.run()", func)
         _backend(self._backend)
         loop = _running_loop("AsyncExecutor.run()")
-        call = Call(self._executor, loop, func, args, kwargs, self._handle_contexts)
-        return call.start(PatientFuture)
+        call = CallJob(self._executor, loop, func, args, kwargs, self._handle_contexts)
+        return call.start(WaitingFuture)
 
     @overload
     def map(
@@ -247,13 +247,13 @@ class _Calls:
 
     def __init__(
         self,
-        start: Callable[[tuple[Any, ...], dict[str, Any]], LoopFuture],
+        start: Callable[[tuple[Any, ...], dict[str, Any]], AbandoningFuture],
         arguments: Iterator[tuple[Any, ...]],
         buffersize: int | None,
     ) -> None:
         self._start = start
         self._arguments = arguments
-        self._futures: deque[LoopFuture] = deque()
+        self._futures: deque[AbandoningFuture] = deque()
         try:
             while buffersize is None or len(self._futures) < buffersize:
                 if not self._start_next():
@@ -287,8 +287,8 @@ class _Calls:
             while futures:
                 self._start_next()
                 future = futures.popleft()
-                if isinstance(future, PatientFuture):
-                    future.when_asked = self.take_back
+                if isinstance(future, WaitingFuture):
+                    future.on_cancel_request = self.take_back
                 result = await _wait_for(future)
                 del future  # While the generator is suspended, it keeps no result alive.
                 yield result
@@ -320,5 +320,5 @@ async def unwrap_future(future: concurrent.futures.Future[T], backend: str | Non
     _check_backend(backend)
     _backend(backend)
     loop = _running_loop("unwrap_future()")
-    result: T = await _wait_for(Call.of_future(future, loop))
+    result: T = await _wait_for(CallJob.of_future(future, loop))
     return result

@@ -15,7 +15,7 @@ def unwrap_partial(func: Callable[..., Any]) -> Callable[..., Any]:
     return func
 
 
-def asynchronous_kind(func: Callable[..., Any]) -> str | None:
+def async_kind(func: Callable[..., Any]) -> str | None:
     """What *func* is, in words, if calling it does not simply run it to its end; else None.
 
     Looks through partials and at the ``__call__`` of objects.

@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Iterator
 from types import FrameType
 from typing import Any
 
-from ._outcome import Ended
+from ._outcome import Outcome
 
 # What the two ends of an await chain are made of: the frame of a coroutine, generator or async
 # generator, and the thing it waits for.
@@ -23,7 +23,7 @@ _PLUMBING = (os.path.dirname(os.__file__) + os.sep + "asyncio" + os.sep, os.path
 
 def step(
     coro: Coroutine[Any, Any, Any], marker: object, error: BaseException | None = None
-) -> Ended | None:
+) -> Outcome | None:
     """Run *coro* until it yields *marker* (None) or ends (how it ended).
 
     It starts with *error* raised at the point of suspension, if one is given. Anything else
@@ -37,9 +37,9 @@ def step(
             # everything that the coroutine raises from here on.
             yielded = coro.throw(_refusal(coro, yielded))
     except StopIteration as stop:
-        return Ended(stop.value, None)
+        return Outcome(stop.value, None)
     except BaseException as exc:
-        return Ended(None, exc)
+        return Outcome(None, exc)
     finally:
         # An exception kept by the outcome refers to this frame.
         del coro, error

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from ._seat import Seat
+    from ._block_job import BlockJob
     from ._strand import Strand
 
 
@@ -39,7 +39,7 @@ class Entry:
     #: A block, or the ``LoopPart`` of an ``eventloop()`` object.
     manager: object
     #: None: the loop.
-    job: Seat | None
+    job: BlockJob | None
     #: The async generators that have entered it, see ``generators_at``.
     generators: frozenset[int] = frozenset()
     #: Of a loop part: the ``key_of`` the frame that entered it,
@@ -105,7 +105,7 @@ def generators_at(frame: FrameType | None) -> frozenset[int]:
     return frozenset(keys)
 
 
-def jobs_of(entries: tuple[Entry, ...]) -> set[Seat]:
+def jobs_of(entries: tuple[Entry, ...]) -> set[BlockJob]:
     """The jobs of the workers that *entries* need."""
     return {entry.job for entry in entries if entry.job is not None}
 

@@ -157,7 +157,7 @@ _OFF_LOOP = (
 )
 
 
-def explain(error: BaseException) -> None:
+def add_remedy(error: BaseException) -> None:
     """Add the remedy to an error of the body that says, in other words, "no loop here"."""
     for kind, text in _OFF_LOOP:
         if isinstance(error, kind) and text in str(error):

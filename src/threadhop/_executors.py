@@ -22,8 +22,8 @@ from typing import Any, Protocol
 
 from ._errors import DROPPED, log
 from ._pool import WorkerPool
-from ._pool_view import LimitedView
-from ._work_item import Job as WorkerJob
+from ._pool._limited_view import LimitedView
+from ._pool._work_item import Job as WorkerJob
 
 #: By kind: the ``submit`` that is known, for which there is a cheaper way in. Not one that somebody
 #: has put in its place, on the class or in an instance, to trace or to count.
@@ -41,21 +41,21 @@ class Job(WorkerJob, Protocol):
 
     executor: Executor
 
-    def submit(self) -> None:
+    def call_submit(self) -> None:
         """In the thread that books it: ask the executor by its public method."""
 
 
-def book(job: Job) -> None:
+def submit(job: Job) -> None:
     """Ask the job's executor for a worker. Raises what ``submit`` raises."""
     executor: Any = job.executor
     kind = type(executor)
     if kind not in _KNOWN or kind.submit is not _KNOWN[kind] or "submit" in executor.__dict__:
-        job.submit()
+        job.call_submit()
     elif kind is not ThreadPoolExecutor:
         executor.put(job)
     elif not _put(executor, _QueueItem(job)):
         # The executor refuses: ``submit`` says it in the executor's own words.
-        job.submit()
+        job.call_submit()
 
 
 def _put(executor: Any, item: _QueueItem) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 
-class Ended(NamedTuple):
+class Outcome(NamedTuple):
     """A coroutine ran to its end: *error* if that is not None, else *value*."""
 
     value: Any

@@ -8,7 +8,7 @@ in ``drive``) hands it over to that place, which drives it from then on::
                               │ leave_loop                   ▲
     worker                    └──> drive() ──> yield ────────┘ suspension.resume()
 
-A place is the job of a worker (a ``Seat``) or None, the loop. The entries are a stack: a block
+A place is the job of a worker (a ``BlockJob``) or None, the loop. The entries are a stack: a block
 pushes one with a job; leaving it pops, and goes to the place of the entry below. A worker whose
 executor is wanted again is used again, so a task holds one worker of an executor at most.
 
@@ -30,9 +30,8 @@ from inspect import CO_ASYNC_GENERATOR
 from types import FrameType
 from typing import Any, NamedTuple, cast
 
+from ._block_job import BlockJob, WorkerSuspension
 from ._cancel_token import CancelToken
-from ._contexts import TaskVariables
-from ._contract import Loop, LoopSuspension, Suspension
 from ._driver import step, where_suspended
 from ._entries import (
     CONTEXTLIB,
@@ -45,12 +44,13 @@ from ._entries import (
     split,
 )
 from ._errors import LOOP_CLOSED, LOOP_STOPPED, NOT_DRIVEN, TASK_LEFT, log
-from ._outcome import Ended
-from ._seat import ParkedTask, Seat
+from ._interface import Loop, LoopSuspension, Suspension
+from ._outcome import Outcome
 from ._traps import enter, leave, need_frames, stay
+from ._variables import TaskVariables
 
 #: Win over a cancellation when they leave the body of a block.
-STRONGER = (KeyboardInterrupt, SystemExit)
+OUTRANKS_CANCELLATION = (KeyboardInterrupt, SystemExit)
 
 
 class Guarded(NamedTuple):
@@ -78,18 +78,18 @@ class Strand:
         "job",
         "loop",
         "new_entries",
-        "parked_task",
         "suspension",
         "target",
         "token",
         "variables",
+        "worker_suspension",
     )
 
     loop: Loop
     #: What the task waits for on its loop, from its departure to its return; else None.
     suspension: LoopSuspension | None
     #: The job of the worker that drives the coroutine; None: the loop does. Written by the driver.
-    job: Seat | None
+    job: BlockJob | None
     #: None while the task is on the loop: a parked worker must not keep it alive.
     coro: Coroutine[Any, Any, Any] | None
     #: What is entered, innermost last. Replaced as a whole, as few have more than one.
@@ -100,13 +100,13 @@ class Strand:
 
     # The switch, from the coroutine that wants it to the driver that makes it.
     #: Where to go on,
-    target: Seat | None
+    target: BlockJob | None
     #: what to enter there; None to leave something,
     entering: object
     #: the stack there; None if the driver at the target has yet to push what is entered,
     new_entries: tuple[Entry, ...] | None
     #: and the way to the target if that is parked.
-    parked_task: Suspension | None
+    worker_suspension: Suspension | None
 
     #: Whether the workers were sent away while the task was in a block.
     is_abandoned = False
@@ -133,7 +133,7 @@ class Strand:
         self.variables = TaskVariables()
         self.entries = ()
         self.suspension = self.job = self.coro = None
-        self.target = self.entering = self.new_entries = self.parked_task = None
+        self.target = self.entering = self.new_entries = self.worker_suspension = None
 
     def __repr__(self) -> str:
         place = f"in the block at {self.where()}" if self.entries else "on its way"
@@ -155,16 +155,16 @@ class Strand:
             waiting: Suspension = self.suspend_on_loop()
             mark: object = waiting
         elif self.token.why is None:
-            waiting = ParkedTask(origin, self)
+            waiting = WorkerSuspension(origin, self)
             mark = self
         else:
             raise self.cancellation()
         if job is None:
-            self.target = Seat(executor, self, waiting)
-            self.parked_task = None
+            self.target = BlockJob(executor, self, waiting)
+            self.worker_suspension = None
         else:
             self.target = job
-            self.parked_task = ParkedTask(job, self)
+            self.worker_suspension = WorkerSuspension(job, self)
         return enter(self, mark)
 
     def enter_loop_part(self, manager: object, frame: FrameType) -> Coroutine[Any, Any, None]:
@@ -209,7 +209,7 @@ class Strand:
         self.entering = None
         self.new_entries = entries[:-1]
         self.target = target
-        self.parked_task = None if target is None else ParkedTask(target, self)
+        self.worker_suspension = None if target is None else WorkerSuspension(target, self)
         if here is not None:
             return leave(self, self, error)
         if error is not None and self._must_meet_again(error, entries[-1]):
@@ -248,7 +248,7 @@ class Strand:
             return False
         return entries[-1].manager is manager or any(e.manager is manager for e in entries)
 
-    def _job_on(self, executor: Executor) -> Seat | None:
+    def _job_on(self, executor: Executor) -> BlockJob | None:
         """The job by which this task holds a worker of *executor* already, parked or not.
 
         It may have adopted another one. The innermost is the one that it has, if it has one.
@@ -304,7 +304,7 @@ class Strand:
         on_loop = self.job is None
         if on_loop:
             self.variables.stay_on_loop()
-        if token.why is not None and not isinstance(failure, STRONGER):
+        if token.why is not None and not isinstance(failure, OUTRANKS_CANCELLATION):
             error = self.cancellation()
             if on_loop:
                 token.why = None
@@ -329,7 +329,7 @@ class Strand:
         if self.job is None:
             self.token.why = None
         same = type(error) is type(cancellation) and error.args == cancellation.args
-        if same or isinstance(error, STRONGER):
+        if same or isinstance(error, OUTRANKS_CANCELLATION):
             return
         try:
             raise cancellation
@@ -353,8 +353,8 @@ class Strand:
         if self.entering is not None and self.token.why is not None:
             # Cancelled before it could leave. A worker might be fast enough to begin the body.
             suspension.resume()
-        elif self.parked_task is not None:
-            self.parked_task.resume()
+        elif self.worker_suspension is not None:
+            self.worker_suspension.resume()
         else:
             target.request_worker()
 
@@ -363,16 +363,16 @@ class Strand:
 
         True if the task is told. If not, it is on its way, and *error* is for the loop.
         """
-        target, parked_task = self.target, self.parked_task
+        target, worker_suspension = self.target, self.worker_suspension
         if target is None:
             return False
-        if parked_task is None:
+        if worker_suspension is None:
             return target.fail(error)
         # Back to a worker that waits: the rest of the body belongs there, whatever has happened.
-        parked_task.resume()
+        worker_suspension.resume()
         return False
 
-    def arrive(self, job: Seat | None) -> None:
+    def arrive(self, job: BlockJob | None) -> None:
         """By the driver at *job*, before it resumes the coroutine: the move is made.
 
         Nothing in it can fail half-way, and it may be repeated. If the switch failed, *job* is
@@ -388,7 +388,7 @@ class Strand:
             self.entries = entries
         self.job = job
 
-    def drive(self, job: Seat) -> bool:
+    def drive(self, job: BlockJob) -> bool:
         """In the worker: resume the task, until it leaves. True if the worker gets it back."""
         variables = self.variables
         problem = variables.load()
@@ -417,13 +417,13 @@ class Strand:
             if waits:
                 self.task_has_ended = suspension.watch_task()
             suspension.resume()
-        elif self.parked_task is not None:
-            self.parked_task.resume()
+        elif self.worker_suspension is not None:
+            self.worker_suspension.resume()
         else:
             target.request_worker()
         return waits
 
-    def _end_in_worker(self, ended: Ended) -> None:
+    def _end_in_worker(self, ended: Outcome) -> None:
         """The coroutine came to its end, and was still inside of blocks."""
         suspension = self.suspension
         assert suspension is not None, "the task waits on its loop"
@@ -436,13 +436,13 @@ class Strand:
         self._release_workers()
         suspension.finish(ended)
 
-    def call_home(self, func: Callable[[], Any]) -> Any:
+    def run_on_loop(self, func: Callable[[], Any]) -> Any:
         """In the worker: call *func* on the loop, and wait."""
-        return self.loop.call(self, func, self.variables.worker_tokens)
+        return self.loop.run(self, func, self.variables.worker_tokens)
 
     # For adoption, see there.
 
-    def is_at_home(self) -> bool:
+    def is_on_loop(self) -> bool:
         """In the loop thread: whether the task runs, or waits, on the loop."""
         return self.is_departing or (self.coro is None and self.job is None)
 
@@ -466,7 +466,7 @@ class Strand:
             )
         )
 
-    def is_in_loop_part_of(self, job: Seat) -> bool:
+    def is_in_loop_part_of(self, job: BlockJob) -> bool:
         """In a parked worker: whether the task went from *job* to the loop."""
         entries = self.entries
         innermost = next((e.job for e in reversed(entries) if e.job is not None), None)

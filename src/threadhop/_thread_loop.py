@@ -17,7 +17,7 @@ from typing import Any
 _Base: Any = getattr(asyncio, "ProactorEventLoop", asyncio.SelectorEventLoop)
 
 
-class _DeferredLoop(_Base):  # type: ignore[misc]
+class LazyEventLoop(_Base):  # type: ignore[misc]
     """A loop of the usual kind that opens nothing before it is used."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class _DeferredLoop(_Base):  # type: ignore[misc]
             self.__init__()  # type: ignore[misc]
         except BaseException:
             self.__dict__.clear()
-            self.__class__ = _DeferredLoop
+            self.__class__ = LazyEventLoop
             raise
 
     def __getattr__(self, name: str) -> Any:
@@ -59,7 +59,7 @@ class _DeferredLoop(_Base):  # type: ignore[misc]
         """Nothing to close."""
 
 
-class _Mine(threading.local):
+class _Own(threading.local):
     """The loop of this thread, and whether its end is seen to."""
 
     loop: asyncio.AbstractEventLoop | None = None
@@ -67,7 +67,7 @@ class _Mine(threading.local):
     finalizer: _Finalizer | None = None
 
 
-_mine = _Mine()
+_own = _Own()
 
 
 def ensure_thread_event_loop() -> asyncio.AbstractEventLoop:
@@ -93,10 +93,10 @@ def ensure_thread_event_loop() -> asyncio.AbstractEventLoop:
     running = asyncio._get_running_loop()
     if running is not None:
         return running
-    loop = _mine.loop
+    loop = _own.loop
     if loop is None or loop.is_closed():
-        deferred: asyncio.AbstractEventLoop = _DeferredLoop()
-        loop = _mine.loop = deferred
+        deferred: asyncio.AbstractEventLoop = LazyEventLoop()
+        loop = _own.loop = deferred
         _see_to_its_end(loop)
     if not _has_current_loop():
         asyncio.set_event_loop(loop)
@@ -107,11 +107,11 @@ def offer_thread_event_loop() -> None:
     """See to it that ``asyncio.get_event_loop()`` works in this thread, as cheaply as can be."""
     try:
         # The usual case: the current loop is one of ours, and unused. So it is open.
-        if type(_events._event_loop_policy._local._loop) is _DeferredLoop:
+        if type(_events._event_loop_policy._local._loop) is LazyEventLoop:
             return
     except AttributeError:  # There is no policy yet, or one that keeps its loops elsewhere.
         pass
-    if _mine.loop is None or not _has_current_loop():
+    if _own.loop is None or not _has_current_loop():
         ensure_thread_event_loop()
 
 
@@ -131,7 +131,7 @@ def _has_current_loop() -> bool:
 
 def _close(loop: asyncio.AbstractEventLoop | None) -> None:
     """In its thread, which ends."""
-    if loop is None or isinstance(loop, _DeferredLoop) or loop.is_closed():
+    if loop is None or isinstance(loop, LazyEventLoop) or loop.is_closed():
         return
     # A Runner knows all that is to be done at the end of a loop.
     runner = asyncio.Runner(loop_factory=lambda: loop)
@@ -142,8 +142,8 @@ def _close(loop: asyncio.AbstractEventLoop | None) -> None:
         loop.close()
 
 
-def _close_mine() -> None:
-    loop, _mine.loop = _mine.loop, None
+def _close_own() -> None:
+    loop, _own.loop = _own.loop, None
     _close(loop)
 
 
@@ -152,11 +152,11 @@ def _see_to_its_end(loop: asyncio.AbstractEventLoop) -> None:
     thread: Any = threading.current_thread()
     if isinstance(thread, threading._DummyThread) or not hasattr(thread, "_delete"):
         # Not one of Python's. All that it does at its end is to let go of what is its own.
-        _mine.finalizer = _Finalizer(loop)
-    elif not _mine.ends_well:
-        _mine.ends_well = True
+        _own.finalizer = _Finalizer(loop)
+    elif not _own.ends_well:
+        _own.ends_well = True
         if thread is threading.main_thread():
-            atexit.register(_close_mine)
+            atexit.register(_close_own)
             return
         # What a Thread calls of itself at its end, while it is still whole. (A finalizer of
         # something that is the thread's own comes after that: too late to run a loop in it.)
@@ -164,7 +164,7 @@ def _see_to_its_end(loop: asyncio.AbstractEventLoop) -> None:
 
         def close_and_delete() -> None:
             try:
-                _close_mine()
+                _close_own()
             finally:
                 delete()
 

@@ -48,7 +48,7 @@ VARIABLES = [contextvars.ContextVar[object](f"variable {number}") for number in 
 #: A promise, and what it matches in "file function: line" of the library.
 PROMISES = {
     "a job is taken once: claim, booking": (
-        r"\bclaimed\b|queued_job|only a failure takes|Seat\.request_worker: +(strand =|assert)"
+        r"\bclaimed\b|queued_job|only a failure takes|BlockJob\.request_worker: +(strand =|assert)"
     ),
     "cancellations are not lost": (
         r"cancelled\b|_must_cancel|_withdrawn|\.done\(\)|_cancel_token\.py|CancelToken|\.token\b"

@@ -42,8 +42,8 @@ threadhop.exec_in_eventloop = exec_in_eventloop
         """
 import contextvars
 copy = contextvars.Context
-from threadhop._backends import _call
-_call.copy_context = copy
+from threadhop import _call_job
+_call_job.copy_context = copy
 """,
         "LookupError",
     ),

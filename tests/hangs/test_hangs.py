@@ -19,7 +19,7 @@ START = (
     + """
 import asyncio, gc, logging, os, signal, sys, threading, time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-import threadhop._seat
+import threadhop._block_job
 from threadhop import threadpool
 
 logging.basicConfig(level=logging.WARNING, format="%(name)s %(levelname)s %(message).60s")
@@ -42,7 +42,7 @@ go = threading.Event()
 #: A parked worker looks every second whether its loop is still there. That it is a second is
 #: tested in test_parked.py; where it is not the matter, this saves the time.
 QUICK = """
-threadhop._seat.POLL = 0.05
+threadhop._block_job.POLL = 0.05
 """
 
 

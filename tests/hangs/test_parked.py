@@ -16,8 +16,8 @@ START = (
     + """
 import asyncio, atexit, gc, logging, os, sys, threading, time, weakref
 from concurrent.futures import Executor, ThreadPoolExecutor
-import threadhop._seat
-import threadhop._backends._loop_call
+import threadhop._block_job
+import threadhop._loops._from_thread
 from threadhop import eventloop, exec_in_eventloop, threadpool
 
 logging.basicConfig(level=logging.WARNING, format="%(name)s %(levelname)s %(message)s")
@@ -66,8 +66,8 @@ async def main(coro):
 )
 
 QUICK = """
-threadhop._seat.POLL = 0.05
-threadhop._backends._loop_call.POLL = 0.05
+threadhop._block_job.POLL = 0.05
+threadhop._loops._from_thread.POLL = 0.05
 """
 
 #: ``await_looks()`` waits, in any thread, until the parked worker has looked several times more.
@@ -446,6 +446,31 @@ reached.wait(8)
 """
     )
     assert program.lines == ["the part ends"]
+
+
+# --- the garbage collector
+
+
+def test_a_task_that_the_collector_closes_in_two_parts_is_warned_about_once() -> None:
+    program = Program("""
+other = ThreadPoolExecutor(2)
+
+async def nested():
+    async with threadpool(pool), eventloop(), threadpool(other), eventloop():
+        await forever()
+
+async def forget():
+    global task, pool
+    await main(nested())
+    del task
+    for pool in (pool, other):
+        await asyncio.to_thread(both_workers_are_free)
+    say("free")
+
+asyncio.run(forget())
+""")
+    assert program.lines == ["free"]
+    assert len(program.warnings) == 1
 
 
 # --- asyncio.run

@@ -14,7 +14,7 @@ START = (
     STEPS
     + """
 import atexit, os, signal, sys, threading, time, warnings
-from threadhop import WorkerPool, _process
+from threadhop import WorkerPool, _lifetime
 
 def child_of_fork(main):
     # Forking a process with threads is what this is about.
@@ -116,7 +116,7 @@ pool = WorkerPool(1, max_threads=2)
 arrived = threading.Event()
 
 def trip():
-    wait_until(_process.is_ending)
+    wait_until(_lifetime.is_ending)
     try:
         threading.Thread(target=int).start()
         starts = True
@@ -131,7 +131,7 @@ pool.submit(arrived.set)
     """) == ["as it should True"]
 
 
-def test_workers_in_the_reserve_do_not_hold_up_the_end_of_the_process() -> None:
+def test_workers_in_the_reserve_do_not_hold_up_the_end_of_the_lifetime() -> None:
     assert lines("""
 pool = WorkerPool(1, max_threads=2)
 away, come = threading.Event(), threading.Event()
@@ -148,7 +148,7 @@ away.wait(8)
 pool.submit(int).result()
 wait_until(lambda: pool.statistics().idle == 1)
 come.set()
-wait_until(lambda: len(pool._crew._reserve) == 1)
+wait_until(lambda: len(pool._workers._spare) == 1)
 go.set()
 say("end")
     """) == ["end"]
@@ -230,7 +230,7 @@ pool.submit(int).result(8)
 held = threading.Event()
 
 def hold():
-    with pool._crew._lock:
+    with pool._workers._lock:
         held.set()
         go.wait(8)
 

@@ -30,7 +30,7 @@ from _garbage import (
 from _loops import LoopKind
 from _steps import LIMIT, Gate, HeldExecutor, busy, turns, until
 
-import threadhop._seat
+import threadhop._block_job
 from threadhop import threadpool
 
 closes_what_it_collects = pytest.mark.skipif(
@@ -364,7 +364,7 @@ def test_a_coroutine_that_is_collected_in_a_body_leaves_the_blocks_of_that_body_
 
     Here that is the body of another task, in a block that is the same object as the lost task's.
     """
-    monkeypatch.setattr(threadhop._seat, "POLL", 0.01)
+    monkeypatch.setattr(threadhop._block_job, "POLL", 0.01)
     pool = executor_class(2)
     never = HeldExecutor()
     shared = threadpool(pool)

@@ -23,7 +23,7 @@ from _garbage import (
 from _loops import LoopKind
 from _steps import LIMIT, Gate, busy, turns, until, wait_until
 
-import threadhop._seat
+import threadhop._block_job
 from threadhop import eventloop, exec_in_eventloop, threadpool
 
 
@@ -293,7 +293,7 @@ def test_a_parked_worker_does_not_keep_an_abandoned_task(
     expect_loop_errors: list[Any],
 ) -> None:
     """Its loop runs on; the task is collected, and then the worker is free."""
-    monkeypatch.setattr(threadhop._seat, "POLL", 0.01)
+    monkeypatch.setattr(threadhop._block_job, "POLL", 0.01)
     refs: list[weakref.ref[Any]] = []
 
     async def block(pool: Executor) -> None:

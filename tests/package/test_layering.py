@@ -17,41 +17,41 @@ PACKAGE = Path(threadhop.__file__).parent
 FLOORS = (
     {"threadhop"},
     {"_async_executor"},
-    {"_block", "_function", "_calls", "_guard"},
+    {"_blocks", "_decorator", "_functions", "_cancellation"},
     {"_adoption"},
-    {"_backends", "_backends._call"},
-    {"_backends._asyncio", "_backends._futures"},
-    {"_backends._loop_call", "_backends._entry_queue", "_backends._default_executor"},
+    {"_loops", "_call_job"},
+    {"_loops._asyncio", "_loops._asyncio_futures"},
+    {"_loops._from_thread", "_loops._entry_queue", "_loops._default_executor"},
     {"_strand"},
-    {"_seat"},
-    {"_contract", "_driver"},
-    {"_executors", "_parking"},
+    {"_block_job"},
+    {"_interface", "_driver"},
+    {"_executors", "_away"},
     {"_pool"},
-    {"_pool_view"},
-    {"_remote", "_thread_loop", "_workers"},
-    {"_places", "_process"},
+    {"_pool._limited_view"},
+    {"_remote", "_thread_loop", "_pool._threads"},
+    {"_pool._permits", "_lifetime"},
     {
-        *("_traps", "_whereabouts", "_contexts", "_outcome", "_callables", "_settings", "_errors"),
-        *("_work_item", "_cancel_token", "_entries"),
+        *("_traps", "_job", "_variables", "_outcome", "_callables", "_settings", "_errors"),
+        *("_pool._work_item", "_cancel_token", "_entries"),
     },
 )
 
 #: What may be imported on the same floor all the same.
 BETWEEN_NEIGHBOURS = {
-    ("_block", "_function"),
+    ("_blocks", "_decorator"),
 }
 
 #: Imports for annotations only, which no running program follows. They may point up.
 FOR_TYPES_ONLY = {
-    ("_seat", "_strand"),
-    ("_contract", "_strand"),
-    ("_entries", "_seat"),
+    ("_block_job", "_strand"),
+    ("_interface", "_strand"),
+    ("_entries", "_block_job"),
     ("_entries", "_strand"),
     ("_traps", "_strand"),
-    ("_whereabouts", "_seat"),
-    ("_parking", "_seat"),
-    ("_parking", "_backends._call"),
-    ("_whereabouts", "_backends._call"),
+    ("_job", "_block_job"),
+    ("_away", "_block_job"),
+    ("_away", "_call_job"),
+    ("_job", "_call_job"),
 }
 
 #: Optional libraries: each is imported in one file, which is loaded by name at first use.

@@ -17,8 +17,8 @@ import pytest
 from _loops import LoopKind
 from _steps import LIMIT, Gate, HeldExecutor, busy, turns, until, wait_until
 
-from threadhop import _seat, threadpool
-from threadhop._seat import Seat
+from threadhop import _block_job, threadpool
+from threadhop._block_job import BlockJob
 from threadhop._strand import Strand
 
 here = threading.get_ident
@@ -424,7 +424,8 @@ def test_ctrl_c_in_a_submit_whose_worker_has_not_begun_ends_the_task() -> None:
 
 
 @pytest.mark.parametrize(
-    ("owner", "line"), [(Strand, "leave_loop"), (Seat, "request_worker"), (_seat, "book")]
+    ("owner", "line"),
+    [(Strand, "leave_loop"), (BlockJob, "request_worker"), (_block_job, "submit")],
 )
 def test_ctrl_c_before_the_job_is_submitted_leaves_a_task_that_can_be_cancelled(
     monkeypatch: pytest.MonkeyPatch, owner: Any, line: str

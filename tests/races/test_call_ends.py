@@ -20,8 +20,8 @@ from _loops import LOOPS, LoopKind
 from _steps import LIMIT, HeldExecutor, busy, turns
 
 from threadhop import AsyncExecutor, exec_in_executor
-from threadhop._backends import _futures
-from threadhop._backends._futures import LoopFuture
+from threadhop._loops import _asyncio_futures
+from threadhop._loops._asyncio_futures import AbandoningFuture
 
 #: Of other tasks an arrival knows nothing: they are resumed as by any future.
 of_real_tasks = pytest.mark.parametrize(
@@ -73,7 +73,10 @@ class AtLine:
         sys.settrace(self._outer)
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
-        if frame.f_code.co_filename != _futures.__file__ or frame.f_code.co_name != "settle":
+        if (
+            frame.f_code.co_filename != _asyncio_futures.__file__
+            or frame.f_code.co_name != "settle"
+        ):
             return None
         if event == "line" and not self.happened:
             if not self._left:
@@ -87,7 +90,10 @@ def test_a_cancel_just_before_the_task_is_known_resumes_it(
     loops: LoopKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1. the task awaits the future; 2. a handler cancels that; 3. the task leaves its wake-up."""
-    before(monkeypatch, LoopFuture, "add_done_callback", lambda future: future.cancel("early"))
+    """1. the task awaits the future; 2. a handler cancels that; 3. the task leaves its wake-up."""
+    before(
+        monkeypatch, AbandoningFuture, "add_done_callback", lambda future: future.cancel("early")
+    )
     executor = HeldExecutor()
 
     async def work() -> None:
@@ -107,7 +113,7 @@ def test_a_cancel_just_before_the_result_is_set_resumes_the_task_once(
 ) -> None:
     """1. the arrival takes the wake-up; 2. a handler cancels; 3. the result comes too late."""
     name = "_set_exception" if fails else "_set_result"
-    before(monkeypatch, _futures, name, lambda future: future.cancel("between"))
+    before(monkeypatch, _asyncio_futures, name, lambda future: future.cancel("between"))
     resumed: list[None] = []
 
     async def work() -> Any:
@@ -131,7 +137,12 @@ def test_a_cancel_just_before_the_wake_up_is_taken_resumes_the_task_once(
     loops: LoopKind, executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     """1. the arrival sees the wake-up; 2. a handler cancels, which sends it; 3. there is none."""
-    before(monkeypatch, _futures, "_remove_done_callback", lambda future: future.cancel("first"))
+    before(
+        monkeypatch,
+        _asyncio_futures,
+        "_remove_done_callback",
+        lambda future: future.cancel("first"),
+    )
     resumed: list[None] = []
 
     async def work() -> Any:
@@ -205,7 +216,7 @@ def test_a_cancel_of_the_task_while_the_result_arrives_is_not_lost(
     The future has promised the task to be cancelled, so it is.
     """
     tasks: list[asyncio.Task[Any]] = []
-    before(monkeypatch, LoopFuture, "settle", lambda _: tasks[0].cancel("late"))
+    before(monkeypatch, AbandoningFuture, "settle", lambda _: tasks[0].cancel("late"))
 
     async def main() -> None:
         wrapper = AsyncExecutor(executor)
@@ -228,14 +239,14 @@ def test_a_task_is_resumed_by_the_callback_that_brings_the_result(
 ) -> None:
     """Not one turn of the loop later, as by a plain future."""
     steps: list[str] = []
-    settle = LoopFuture.settle
+    settle = AbandoningFuture.settle
 
-    def noted(future: LoopFuture, value: Any, error: BaseException | None) -> None:
+    def noted(future: AbandoningFuture, value: Any, error: BaseException | None) -> None:
         steps.append("arrival begins")
         settle(future, value, error)
         steps.append("arrival ends")
 
-    monkeypatch.setattr(LoopFuture, "settle", noted)
+    monkeypatch.setattr(AbandoningFuture, "settle", noted)
 
     async def work() -> None:
         with contextlib.suppress(ValueError):

@@ -12,23 +12,24 @@ import pytest
 from _interruptions import Interruption, interrupt
 from _steps import LIMIT, Gate, wait_until
 
-from threadhop import WorkerPool, _executors, _places, _pool, _pool_view, _work_item, _workers
+from threadhop import WorkerPool, _executors, _pool
+from threadhop._pool import _limited_view, _permits, _threads, _work_item
 
-POOL = (_places, _pool, _pool_view, _work_item, _workers)
+POOL = (_pool, _limited_view, _permits, _threads, _work_item)
 
 
 def is_whole(pool: WorkerPool) -> bool:
     """Whether all threads are idle, and each is counted once."""
-    crew = pool._crew
-    with crew._lock:
-        parked = len(crew._ready) + len(crew._reserve)
+    threads = pool._workers
+    with threads._lock:
+        parked = len(threads._idle) + len(threads._spare)
         return (
-            not crew.waiting
-            and not crew._starting
-            and not crew._gone
-            and parked == len(crew._threads) <= crew.max_threads
-            and len(crew._taken) == len(crew._ready) <= crew.places
-            and len(crew._unplaced) == len(crew._reserve)
+            not threads.waiting
+            and not threads._starting
+            and not threads._away
+            and parked == len(threads._threads) <= threads.max_threads
+            and len(threads._held) == len(threads._idle) <= threads.max_workers
+            and len(threads._without_permit) == len(threads._spare)
         )
 
 
@@ -105,7 +106,7 @@ def test_ctrl_c_in_the_middle_of_a_put_costs_a_pool_no_worker_and_no_turn(
             gate.open()
             _, pending = wait([*busy, after], LIMIT)
             assert not pending, interruption.where
-            wait_until(lambda: is_whole(pool) and not view._turns._active)
+            wait_until(lambda: is_whole(pool) and not view._limiter._active)
         return interruption
 
     each_moment(at)
@@ -119,7 +120,7 @@ class Told:
         self._claim = threading.Lock()
         self.ended = threading.Event()
 
-    def submit(self) -> None:
+    def call_submit(self) -> None:
         self.executor.submit(self)
 
     def __call__(self) -> None:
@@ -147,10 +148,10 @@ def test_ctrl_c_in_the_middle_of_a_put_keeps_no_lock_of_the_executor(is_busy: bo
             interrupted, after = Told(pool), Told(pool)
             with Interruption(moment, interrupt, _executors) as interruption:
                 try:
-                    _executors.book(interrupted)
+                    _executors.submit(interrupted)
                 except KeyboardInterrupt as error:
                     interrupted.fail(error)
-            _executors.book(after)
+            _executors.submit(after)
             gate.open()
             for job in (interrupted, after):
                 assert job.ended.wait(LIMIT), interruption.where

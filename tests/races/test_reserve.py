@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from _steps import LIMIT, Gate, wait_until
 
-from threadhop import WorkerPool, _workers
+from threadhop import WorkerPool
+from threadhop._pool import _threads
 
 
 def test_workers_in_the_reserve_leave_although_a_job_waits_for_the_busy_one(
@@ -16,7 +17,7 @@ def test_workers_in_the_reserve_leave_although_a_job_waits_for_the_busy_one(
     There is one place, and it is taken: the two have nothing to do, and leave when they were idle
     for long enough. They neither stay because of the job, nor do they run in circles.
     """
-    monkeypatch.setattr(_workers, "IDLE", 0.02)
+    monkeypatch.setattr(_threads, "IDLE", 0.02)
     steps = [Gate(), Gate()]
 
     def go_away(gate: Gate) -> None:

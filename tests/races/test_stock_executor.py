@@ -309,13 +309,13 @@ def test_an_executor_outlives_a_mistake_in_a_job(
         def fail(self, error: BaseException | str | None) -> bool:
             return False
 
-        def submit(self) -> None:
+        def call_submit(self) -> None:
             self.executor.submit(self)
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as pool:
             for _ in range(3):
-                _executors.book(Mistake(pool))
+                _executors.submit(Mistake(pool))
             assert await block(pool) == "value"
 
     loops.run(main)

@@ -21,11 +21,11 @@ from threadhop import (
     exec_in_executor,
     threadpool,
 )
-from threadhop._backends import _loop_call, current_strand
-from threadhop._backends._loop_call import LoopCall
+from threadhop._block_job import BlockJob, WorkerSuspension
 from threadhop._errors import WORKER_GONE
-from threadhop._seat import ParkedTask, Seat
-from threadhop._whereabouts import here as slot_of_thread
+from threadhop._job import current
+from threadhop._loops import _from_thread, current_strand
+from threadhop._loops._from_thread import FromThreadCall
 
 here = threading.get_ident
 
@@ -133,15 +133,15 @@ def test_cancelled_around_the_moment_at_which_the_task_is_put_before_the_worker(
     """
     tasks: list[asyncio.Task[Any]] = []
     steps: list[str] = []
-    put = Seat.put
+    put = BlockJob.unpark
     resumed = threading.Event()
 
-    def lying_put(seat: Seat, parked_task: ParkedTask) -> None:
+    def lying_put(seat: BlockJob, worker_suspension: WorkerSuspension) -> None:
         if when == "before":
             tasks[0].cancel("now")
-            put(seat, parked_task)
+            put(seat, worker_suspension)
             return
-        put(seat, parked_task)
+        put(seat, worker_suspension)
         assert resumed.wait(LIMIT)  # the worker is faster than this line
         tasks[0].cancel("now")
 
@@ -152,7 +152,7 @@ def test_cancelled_around_the_moment_at_which_the_task_is_put_before_the_worker(
                 try:
                     async with eventloop():
                         await suspend()
-                        monkeypatch.setattr(Seat, "put", lying_put)
+                        monkeypatch.setattr(BlockJob, "unpark", lying_put)
                 finally:
                     resumed.set()
                     assert here() == worker
@@ -295,7 +295,7 @@ class FakeLoop:
 
 class FakeToken:
     why = None
-    queued_job: Seat | None = None
+    queued_job: BlockJob | None = None
 
 
 class FakeStrand:
@@ -314,7 +314,7 @@ class FakeStrand:
         #: What it says when it is asked, after that.
         self.gone = True
 
-    def drive(self, seat: Seat) -> bool:
+    def drive(self, seat: BlockJob) -> bool:
         self.drives += 1
         if self.drives == 1:
             seat.prepare_to_park(None)
@@ -326,7 +326,7 @@ class FakeStrand:
         looks()
         return self.gone
 
-    def is_in_loop_part_of(self, seat: Seat) -> bool:
+    def is_in_loop_part_of(self, seat: BlockJob) -> bool:
         return self.away
 
     def abandon(self) -> None:
@@ -342,18 +342,18 @@ class LyingInbox:
     """
 
     def __init__(self) -> None:
-        self.tasks: queue.SimpleQueue[ParkedTask | None] = queue.SimpleQueue()
+        self.tasks: queue.SimpleQueue[WorkerSuspension | None] = queue.SimpleQueue()
         self.before: Callable[[], object] = lambda: None
         self.after: Callable[[], object] = lambda: None
         self.after_put: Callable[[], object] = lambda: None
         self.before_wait: Callable[[], object] = lambda: None
 
-    def get(self, block: bool, timeout: float) -> ParkedTask | None:
+    def get(self, block: bool, timeout: float) -> WorkerSuspension | None:
         before, self.before_wait = self.before_wait, lambda: None
         before()
         return self.tasks.get(block, timeout)
 
-    def get_nowait(self) -> ParkedTask | None:
+    def get_nowait(self) -> WorkerSuspension | None:
         before, self.before = self.before, lambda: None
         before()
         try:
@@ -362,12 +362,12 @@ class LyingInbox:
             after, self.after = self.after, lambda: None
             after()
 
-    def put(self, parked_task: ParkedTask | None) -> None:
-        self.tasks.put(parked_task)
+    def put(self, worker_suspension: WorkerSuspension | None) -> None:
+        self.tasks.put(worker_suspension)
         self.after_put()
 
 
-class LyingTask(ParkedTask):
+class LyingTask(WorkerSuspension):
     """A task that runs something before somebody takes it for the first time."""
 
     before_take: Callable[[], object] = staticmethod(lambda: None)
@@ -382,10 +382,10 @@ class ParkedSeat:
     """A seat whose worker, this thread, parks at once and then gives up."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("threadhop._seat.POLL", 0.001)
+        monkeypatch.setattr("threadhop._block_job.POLL", 0.001)
         self.strand = FakeStrand()
         self.pool = ThreadPoolExecutor(1)
-        self.seat = Seat(self.pool, self.strand, None)  # type: ignore[arg-type]
+        self.seat = BlockJob(self.pool, self.strand, None)  # type: ignore[arg-type]
         self.seat.code = sys._getframe().f_code
         self.inbox = LyingInbox()
         self.seat._inbox = self.inbox  # type: ignore[assignment]
@@ -450,7 +450,7 @@ def test_a_task_that_is_put_just_before_the_last_look_and_taken_back_is_not_the_
     parked.inbox.before = parked.put
     parked.run()
     assert parked.told() == (1, 0, 1)
-    assert parked.seat.is_vacant
+    assert parked.seat.has_given_up
 
 
 def test_a_task_that_both_find_belongs_to_the_one_that_takes_it_first(
@@ -509,7 +509,7 @@ def test_a_parked_worker_that_two_tasks_need_gives_up_only_if_both_are_gone(
     assert len(looks) == 4
     assert parked.told()[0] == 2
     assert second.drives == 0
-    assert seat.is_vacant
+    assert seat.has_given_up
 
 
 def test_a_parked_worker_that_two_tasks_need_stays_until_both_have_released_it(
@@ -739,9 +739,9 @@ def test_a_call_whose_result_is_there_when_its_caller_is_cancelled_returns_it(
             return "value"
 
     calls: list[Call] = []
-    deliver = LoopCall.deliver
+    deliver = FromThreadCall.deliver
 
-    def lying_deliver(self: LoopCall) -> None:
+    def lying_deliver(self: FromThreadCall) -> None:
         ended = self._ended
 
         class LateQueue:
@@ -762,7 +762,7 @@ def test_a_call_whose_result_is_there_when_its_caller_is_cancelled_returns_it(
         call = (Asynchronous if asynchronous else Call)(one)
         calls.append(call)
         await call.begin()
-        monkeypatch.setattr(LoopCall, "deliver", lying_deliver)
+        monkeypatch.setattr(FromThreadCall, "deliver", lying_deliver)
         call.gate.open()
         await call.end()
 
@@ -779,7 +779,7 @@ def test_a_caller_knows_the_call_that_its_worker_waits_for(
     seen: list[Any] = []
 
     def body() -> None:
-        job: Any = slot_of_thread.slot.job
+        job: Any = current.slot.job
         caller = job.caller
 
         def function() -> None:
@@ -813,7 +813,7 @@ def test_a_caller_knows_the_call_that_its_worker_waits_for(
             body()
 
     loops.run(main)
-    assert seen == [LoopCall, True, False]
+    assert seen == [FromThreadCall, True, False]
 
 
 def test_calls_that_are_cancelled_at_any_moment_end(loops: LoopKind, one: Executor) -> None:
@@ -839,7 +839,7 @@ def test_calls_that_are_cancelled_at_any_moment_end(loops: LoopKind, one: Execut
     loops.run(main)
 
 
-class ForgetfulCall(LoopCall):
+class ForgetfulCall(FromThreadCall):
     """Its task is gone as soon as somebody has looked: the worker is that fast."""
 
     __slots__ = ("_kept",)
@@ -858,7 +858,7 @@ def test_a_call_may_end_while_it_is_being_cancelled(
     loops: LoopKind, one: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1 cancel looks for the task of the call, 2 the worker forgets it, 3 cancel goes on."""
-    monkeypatch.setattr(_loop_call, "LoopCall", ForgetfulCall)
+    monkeypatch.setattr(_from_thread, "FromThreadCall", ForgetfulCall)
     begun = threading.Event()
 
     async def forever() -> None:
@@ -891,7 +891,7 @@ def test_a_call_raises_when_its_loop_is_closed_while_it_waits(
     asynchronous: bool,
 ) -> None:
     """Before its callback has run, and while its coroutine waits."""
-    monkeypatch.setattr(_loop_call, "POLL", 0.01)
+    monkeypatch.setattr(_from_thread, "POLL", 0.01)
     errors: list[str] = []
     reached = threading.Event()
 
@@ -946,7 +946,7 @@ def test_a_result_that_comes_just_before_the_loop_is_closed_is_not_lost(
     one: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, expect_loop_errors: list[Any]
 ) -> None:
     """1 the worker has waited long enough, 2 the result, 3 the loop is closed, 4 it looks."""
-    monkeypatch.setattr(_loop_call, "POLL", 0.001)
+    monkeypatch.setattr(_from_thread, "POLL", 0.001)
     results: list[str] = []
     looking, look = threading.Event(), threading.Event()
 

@@ -19,8 +19,8 @@ from _loops import LoopKind
 from _steps import LIMIT, Gate, until, wait_until
 
 from threadhop import threadpool
-from threadhop._backends._asyncio import AsyncioSuspension
-from threadhop._backends._entry_queue import EntryQueue
+from threadhop._loops._asyncio import AsyncioSuspension
+from threadhop._loops._entry_queue import EntryQueue
 
 here = threading.get_ident
 

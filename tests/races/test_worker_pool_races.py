@@ -10,17 +10,18 @@ from collections.abc import Callable
 from types import FrameType
 
 import pytest
-from _pool_jobs import LyingLock, Told, lie_about_ready, lie_about_waiting
+from _pool_jobs import LyingLock, Told, lie_about_idle, lie_about_waiting
 from _steps import LIMIT, Gate, busy, wait_until
 
-from threadhop import WorkerPool, _places, _workers
+from threadhop import WorkerPool
 from threadhop._errors import DROPPED
+from threadhop._pool import _permits, _threads
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle workers leave almost at once."""
-    monkeypatch.setattr(_workers, "IDLE", 0.01)
+    monkeypatch.setattr(_threads, "IDLE", 0.01)
 
 
 # put and a worker that parks
@@ -29,7 +30,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_job_that_comes_just_before_a_worker_parks_is_done() -> None:
     """1 the worker finds nothing, 2 put finds nobody parked and no free place, 3 it parks."""
     with WorkerPool(1) as pool:
-        ready = lie_about_ready(pool)
+        ready = lie_about_idle(pool)
         job = Told()
         gate = Gate()
         first = pool.submit(gate.stop_here)
@@ -43,18 +44,18 @@ def test_a_job_whose_worker_is_woken_by_another_one_is_done() -> None:
     """1 put sees a parked worker, 2 another job takes it, 3 put finds nobody to wake."""
     for workers in (1, 2):
         with WorkerPool(workers) as pool:
-            ready = lie_about_ready(pool)
+            ready = lie_about_idle(pool)
             pool.submit(int).result(LIMIT)
             wait_until(lambda: pool.statistics().idle == 1)
             gate = Gate()
-            wake = pool._crew._wake_ready
+            wake = pool._workers._wake_idle
 
             def late(gate: Gate = gate, wake: Callable[[], object] = wake) -> object:
-                pool._crew._wake_ready = wake
+                pool._workers._wake_idle = wake
                 pool.submit(gate.stop_here)
                 return wake()
 
-            pool._crew._wake_ready = late
+            pool._workers._wake_idle = late
             job = Told()
             pool.put(job)
             if workers == 2:
@@ -77,10 +78,10 @@ def test_a_worker_that_is_woken_just_when_it_gives_up_does_the_job() -> None:
         gate = lock.stop_next()
         pool.put(Told())
         assert gate.reached.wait(LIMIT)
-        assert len(pool._crew._ready) == 1
+        assert len(pool._workers._idle) == 1
         job = Told()
         pool.put(job)
-        assert len(pool._crew._ready) == 0
+        assert len(pool._workers._idle) == 0
         gate.open()
         assert job.wait().runs == 1
 
@@ -106,7 +107,7 @@ def test_a_worker_does_not_leave_a_job_behind_that_came_after_it_gave_up() -> No
 @pytest.mark.usefixtures("impatient")
 def test_workers_that_leave_and_jobs_that_come_never_miss_each_other() -> None:
     with WorkerPool(2) as pool:
-        _workers.IDLE = 0.0001
+        _threads.IDLE = 0.0001
         for _ in range(1000):
             job = Told()
             pool.put(job)
@@ -146,7 +147,7 @@ def test_a_job_that_comes_to_a_busy_pool_that_is_shut_down_meanwhile_is_refused(
 def test_a_job_that_is_dropped_while_it_is_put_is_told_once() -> None:
     """1 the job is there, 2 the pool is shut down and drops it, 3 put looks once more."""
     pool = WorkerPool(1)
-    ready = lie_about_ready(pool)
+    ready = lie_about_idle(pool)
     with busy(pool):
         ready.before_look = lambda: pool.shutdown(wait=False, cancel_futures=True)
         job = Told()
@@ -158,7 +159,7 @@ def test_a_job_that_is_dropped_while_it_is_put_is_told_once() -> None:
 def test_a_worker_that_parks_while_the_pool_is_shut_down_leaves() -> None:
     """1 it finds nothing, 2 the pool wakes all that are parked, 3 it parks."""
     pool = WorkerPool(1)
-    ready = lie_about_ready(pool)
+    ready = lie_about_idle(pool)
     gate = Gate()
     pool.submit(gate.stop_here)
     ready.before_append = lambda: pool.shutdown(wait=False)
@@ -200,7 +201,7 @@ def test_a_job_that_comes_while_a_worker_goes_away_finds_the_place() -> None:
 def test_a_worker_that_goes_away_while_a_job_comes_leaves_its_place_to_it() -> None:
     """1 the job is there, 2 the worker goes away, 3 put looks whether anybody is parked."""
     with WorkerPool(1, max_threads=2) as pool:
-        ready = lie_about_ready(pool)
+        ready = lie_about_idle(pool)
         leave, away, come = Gate(), threading.Event(), Gate()
 
         def trip() -> None:
@@ -231,13 +232,13 @@ def test_a_worker_that_goes_away_while_a_job_comes_leaves_its_place_to_it() -> N
 
 def in_the_lock(pool: WorkerPool, call: Callable[[], object]) -> None:
     """Have *call* made by this thread when it has the lock of the crew for the next time."""
-    lock = pool._crew._lock
+    lock = pool._workers._lock
 
     class Interrupting:
         def acquire(self, blocking: bool = True) -> bool:
             lock.acquire(blocking)
-            if pool._crew._lock is self:
-                pool._crew._lock = lock
+            if pool._workers._lock is self:
+                pool._workers._lock = lock
                 call()
             return True
 
@@ -250,7 +251,7 @@ def in_the_lock(pool: WorkerPool, call: Callable[[], object]) -> None:
         def __exit__(self, *error: object) -> None:
             self.release()
 
-    pool._crew._lock = Interrupting()  # type: ignore[assignment]
+    pool._workers._lock = Interrupting()  # type: ignore[assignment]
 
 
 def test_a_signal_handler_may_put_a_job_while_its_thread_puts_one() -> None:
@@ -309,7 +310,7 @@ def test_keyboard_interrupts_while_jobs_are_put_cost_the_pool_no_place() -> None
         if frame is not None and frame.f_code.co_filename in files:
             raise InterruptError
 
-    files = {_workers.__file__, _places.__file__}
+    files = {_threads.__file__, _permits.__file__}
     before = signal.signal(signal.SIGALRM, handle)
     try:
         with WorkerPool(3) as pool:
@@ -357,7 +358,7 @@ class Storm:
                     self.begun[which] += 1
                     if self.begun[which] > self.limits[which]:
                         self.over.append(f"view {which}: {self.begun[which]}")
-            if len(self.pool._threads) > self.pool._crew.max_threads:
+            if len(self.pool._threads) > self.pool._workers.max_threads:
                 self.over.append("threads")
             # A view's worker that is back may be one too many, so only the others are counted.
             if which >= 0:
@@ -425,7 +426,7 @@ class Storm:
 def test_no_job_is_lost_or_done_twice_in_a_storm(
     seed: int, drops: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_workers, "IDLE", 0.001)
+    monkeypatch.setattr(_threads, "IDLE", 0.001)
     Storm(seed, 300).run(drops=drops)
 
 
@@ -435,5 +436,5 @@ def test_no_job_is_lost_or_done_twice_in_a_storm(
 def test_no_job_is_lost_or_done_twice_in_a_long_storm(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_workers, "IDLE", 0.0005)
+    monkeypatch.setattr(_threads, "IDLE", 0.0005)
     Storm(seed, 3000).run(drops=bool(seed % 2))

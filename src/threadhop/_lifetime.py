@@ -14,7 +14,7 @@ from typing import Protocol
 from weakref import WeakSet
 
 
-class Crew(Protocol):
+class Joinable(Protocol):
     def end_with_the_process(self) -> None:
         """In any thread: take no more jobs; let the workers leave when nothing waits."""
 
@@ -27,10 +27,10 @@ class _Process:
     is_ending = False
 
 
-#: Threads that have begun and not left. Its steps are atomic: no lock.
-_live: dict[threading.Thread, Crew] = {}
+#: Joinable that have begun and not left. Its steps are atomic: no lock.
+_live: dict[threading.Thread, Joinable] = {}
 #: Read in the child of a fork only, where there is one thread.
-_crews: WeakSet[Crew] = WeakSet()
+_crews: WeakSet[Joinable] = WeakSet()
 
 
 def is_ending() -> bool:
@@ -38,12 +38,12 @@ def is_ending() -> bool:
     return _Process.is_ending
 
 
-def survive_forks(crew: Crew) -> None:
+def survive_forks(crew: Joinable) -> None:
     """In the thread that makes it."""
     _crews.add(crew)
 
 
-def join_at_exit(crew: Crew) -> None:
+def join_at_exit(crew: Joinable) -> None:
     """In a thread of the crew, as the first thing that it does."""
     _live[threading.current_thread()] = crew
     # The main thread first notes the end, and then looks who is there.

@@ -4,12 +4,12 @@ Who may work, and why nobody sleeps while there is something to do, is told in `
 are the threads themselves, and how all of it ends:
 
 - Workers leave when they were parked for ``IDLE`` seconds, unless there may be one only; when the
-  crew is closed, as soon as nothing waits. Whether to leave is decided under the lock, after the
+  threads is closed, as soon as nothing waits. Whether to leave is decided under the lock, after the
   place was freed: who puts a job from then on finds the place free, and waits for the lock to start
   another thread.
 - A thread is started under the lock. One that could not start has never counted; jobs that relied
   on it wait for the others, or are told if there are none.
-- Who puts a job looks before and after whether the crew still takes any. In between the last worker
+- Who puts a job looks before and after whether the threads still takes any. In between the last worker
   may have left, or what waits may have been dropped; then the job is taken back.
 - Jobs are told that they will not be done only after the lock was let go.
 """
@@ -26,9 +26,9 @@ from itertools import count
 from typing import Protocol
 from weakref import WeakSet
 
-from . import _process
-from ._errors import DROPPED, NO_JOIN, POOL_ENDED
-from ._places import Places, drain, holding
+from .. import _lifetime
+from .._errors import DROPPED, NO_JOIN, POOL_ENDED
+from ._permits import Permits, drain, holding
 from ._work_item import Job
 
 #: Seconds after which a parked worker leaves.
@@ -37,37 +37,37 @@ IDLE = 30.0
 #: As in the standard library: there users look for it.
 log = logging.getLogger("concurrent.futures")
 
-#: What a refusal raises: a new one each time, for its traceback grows.
+#: What a make_refusal raises: a new one each time, for its traceback grows.
 Refusal = Callable[[], BaseException]
 
 
-class Source(Protocol):
-    """Where jobs wait before they come to the crew."""
+class View(Protocol):
+    """Where jobs wait before they come to the threads."""
 
     def drain(self) -> list[Job]:
-        """Under the lock of the crew: give up what waits."""
+        """Under the lock of the threads: give up what waits."""
         ...
 
     def start_afresh(self) -> None:
         """In the child of a fork."""
 
 
-class Crew(Places):
+class Threads(Permits):
     def __init__(
         self,
-        places: int,
+        max_workers: int,
         max_threads: int,
         name: str,
         initialize: Callable[[], object] | None,
         broken: Refusal,
     ) -> None:
-        super().__init__(places)
+        super().__init__(max_workers)
         self.max_threads = max_threads
         self.name = name
         self._initialize = initialize
         self._broken = broken
         #: What ``put`` raises; None while jobs are taken. Written under the lock, read by all.
-        self.refusal: Refusal | None = None
+        self.make_refusal: Refusal | None = None
         #: Whether workers leave when nothing waits. Written by who then wakes them all.
         self._closing = False
 
@@ -78,36 +78,36 @@ class Crew(Places):
         self._starting: set[threading.Thread] = set()
         #: Threads that have left, and may not quite have ended.
         self._ended: list[threading.Thread] = []
-        self._sources: WeakSet[Source] = WeakSet()
-        _process.survive_forks(self)
+        self._views: WeakSet[View] = WeakSet()
+        _lifetime.survive_forks(self)
 
     # In any thread.
 
     def put(self, job: Job) -> None:
-        """Have it done by a worker. Raises the refusal, or what the start of a thread raises."""
-        if self.refusal is not None:
-            raise self.refusal()
+        """Have it done by a worker. Raises the make_refusal, or what the start of a thread raises."""
+        if self.make_refusal is not None:
+            raise self.make_refusal()
         self.waiting.append(job)
-        if self._ready:
+        if self._idle:
             try:
-                self._wake_ready()
+                self._wake_idle()
             except IndexError:  # Others were faster.
-                self._hire(job)
-        elif len(self._taken) < self.places:
-            self._hire(job)
-        if self.refusal is not None:
+                self._add_worker(job)
+        elif len(self._held) < self.max_workers:
+            self._add_worker(job)
+        if self.make_refusal is not None:
             try:
                 self.waiting.remove(job)
             except ValueError:  # A worker does it, or it was told that it is dropped.
                 return
-            raise self.refusal()
+            raise self.make_refusal()
 
-    def put_again(self, job: Job) -> None:
-        """In a worker, for what was accepted: have it done, even if the crew is closed since."""
+    def requeue(self, job: Job) -> None:
+        """In a worker, for what was accepted: have it done, even if the threads is closed since."""
         self.waiting.append(job)
-        self._hire()
+        self._add_worker()
 
-    def _hire(self, job: Job | None = None) -> None:
+    def _add_worker(self, job: Job | None = None) -> None:
         """Get one more worker for what waits, if there is a free place.
 
         Raises what the start of a thread raises, if *job*, which is new, has to go back for it.
@@ -121,16 +121,16 @@ class Crew(Places):
 
     def _wake_or_start(self, job: Job | None) -> BaseException | None:
         """Under the lock. Returns what the start of a thread raised."""
-        if not self.waiting or self._woke(self._wake_ready):
+        if not self.waiting or self._woke(self._wake_idle):
             return None
-        on_their_way = len(self._starting) + len(self._unplaced) - len(self._reserve)
-        if len(self._taken) + on_their_way >= self.places or self._woke(self._wake_reserve):
+        on_their_way = len(self._starting) + len(self._without_permit) - len(self._spare)
+        if len(self._held) + on_their_way >= self.max_workers or self._woke(self._wake_spare):
             return None
         if len(self._threads) >= self.max_threads:
             return None  # All of them are away, or look for a job before they park.
-        if _process.is_ending() and not self._threads:
+        if _lifetime.is_ending() and not self._threads:
             self.end_with_the_process()
-        if job is not None and self.refusal is not None:
+        if job is not None and self.make_refusal is not None:
             return None  # Who puts it takes it back.
         self._ended = [thread for thread in self._ended if thread.is_alive()]
         numbers = set(self._threads.values())
@@ -172,27 +172,27 @@ class Crew(Places):
                     job = None
             # Others may have relied on this start.
             if is_interrupt:
-                self._hire()
+                self._add_worker()
             else:
-                self._tell(drain(self.waiting), partial(copy.copy, error))
+                self._fail_all(drain(self.waiting), partial(copy.copy, error))
             if job is not None or is_interrupt:
                 raise error
         finally:
             del error
 
-    def close(self, refusal: Refusal, *, drop: bool = False) -> None:
+    def close(self, make_refusal: Refusal, *, drop: bool = False) -> None:
         """Take no more jobs, and let the workers leave when nothing waits."""
-        dropped = holding(self._lock, self._close, refusal, drop)
-        self._tell(dropped, lambda: DROPPED)
+        dropped = holding(self._lock, self._close, make_refusal, drop)
+        self._fail_all(dropped, lambda: DROPPED)
 
-    def _close(self, refusal: Refusal, drop: bool) -> list[Job]:
+    def _close(self, make_refusal: Refusal, drop: bool) -> list[Job]:
         """Under the lock."""
-        self.refusal = self.refusal or refusal
+        self.make_refusal = self.make_refusal or make_refusal
         # Whoever is hit here may call it again.
-        self.retire()
-        return self._take_away() if drop else []
+        self.let_idle_exit()
+        return self._drain_all() if drop else []
 
-    def retire(self) -> None:
+    def let_idle_exit(self) -> None:
         """Let the workers leave when nothing waits.
 
         Without the lock: the garbage collector may call it, in the middle of anything.
@@ -223,28 +223,28 @@ class Crew(Places):
         """How many are busy, away and idle. Parking takes no lock, so it is a glimpse."""
 
         def count() -> tuple[int, int, int]:
-            away = len(self._gone)
-            idle = len(self._ready) + len(self._reserve)
+            away = len(self._away)
+            idle = len(self._idle) + len(self._spare)
             return max(0, len(self._threads) - away - idle), away, idle
 
         return holding(self._lock, count)
 
     def is_exhausted(self) -> bool:
         """Whether all threads that there may be are away."""
-        return len(self._gone) >= self.max_threads
+        return len(self._away) >= self.max_threads
 
-    def add_source(self, source: Source) -> None:
-        holding(self._lock, self._sources.add, source)
+    def add_view(self, view: View) -> None:
+        holding(self._lock, self._views.add, view)
 
-    def _take_away(self) -> list[Job]:
+    def _drain_all(self) -> list[Job]:
         """What waits, here and where it comes from. Under the lock."""
         jobs = drain(self.waiting)
-        for source in self._sources:
-            jobs += source.drain()
+        for view in self._views:
+            jobs += view.drain()
         return jobs
 
     @staticmethod
-    def _tell(jobs: Iterable[Job], error: Callable[[], BaseException | str]) -> None:
+    def _fail_all(jobs: Iterable[Job], error: Callable[[], BaseException | str]) -> None:
         for job in jobs:
             try:
                 job.fail(error())
@@ -258,95 +258,95 @@ class Crew(Places):
             thread = threading.current_thread()
             if thread not in self._starting:
                 return
-            self._taken.append(None)
+            self._held.append(None)
             self._starting.discard(thread)
-        _process.join_at_exit(self)
+        _lifetime.join_at_exit(self)
         if self._initialize is not None:
             try:
                 self._initialize()
             except BaseException:
                 log.critical("Exception in initializer:", exc_info=True)
-                self._break()
+                self._initializer_failed()
                 return
         self._serve()
 
-    def _break(self) -> None:
+    def _initializer_failed(self) -> None:
         """The initializer has failed."""
         with self._lock:
-            self.refusal = self._broken
+            self.make_refusal = self._broken
             self._closing = True
-            dropped = self._take_away()
-            self._taken.pop()
-            self._strike_off()
-        self._tell(dropped, self._broken)
+            dropped = self._drain_all()
+            self._held.pop()
+            self._unregister()
+        self._fail_all(dropped, self._broken)
 
     def _serve(self) -> None:
-        waiting, ready, taken, places = self.waiting, self._ready, self._taken, self.places
-        popleft, unplaced = waiting.popleft, self._unplaced
+        waiting, ready, taken, max_workers = self.waiting, self._idle, self._held, self.max_workers
+        popleft, unplaced = waiting.popleft, self._without_permit
         # Who has a pool of one may keep things that belong to its thread.
         stays = self.max_threads == 1
         gate = allocate_lock()
         gate.acquire()
         while True:
             # It has a place here.
-            while waiting and len(taken) <= places:
+            while waiting and len(taken) <= max_workers:
                 try:
                     job = popleft()
                 except IndexError:
                     break
                 try:
                     job()
-                except BaseException:  # A mistake of ours. It must not cost the crew a worker.
+                except BaseException:  # A mistake of ours. It must not cost the threads a worker.
                     log.critical("Exception in worker", exc_info=True)
                 # Who sleeps must not keep what the job has.
                 del job
-            if len(taken) > places:
-                if not self._step_back(gate):
+            if len(taken) > max_workers:
+                if not self._yield_permit(gate):
                     continue
             else:
                 ready.append(gate)
                 # Who has put a job before that line has not seen this worker.
-                if (waiting or self._closing) and self._withdraw(gate):
+                if (waiting or self._closing) and self._cancel_park(gate):
                     if not waiting and self._leave():
                         return
                     continue
             if not gate.acquire(True, -1 if stays else IDLE):
-                if self._withdraw(gate):
+                if self._cancel_park(gate):
                     if self._leave():
                         return
                     continue
                 gate.acquire()
             # Who parked it without a place, or took its place, did so before it was woken.
             if unplaced and gate in unplaced:
-                self._take_place(gate)
+                self._acquire(gate)
 
     def _leave(self) -> bool:
         """Give up the place and end. False if there is something to do after all."""
         with self._lock:
-            self._taken.pop()
-            # If it was in the reserve, those that have the places see to what waits.
-            if self.waiting and len(self._taken) < self.places:
-                self._taken.append(None)
+            self._held.pop()
+            # If it was in the reserve, those that have the max_workers see to what waits.
+            if self.waiting and len(self._held) < self.max_workers:
+                self._held.append(None)
                 return False
-            self._strike_off()
+            self._unregister()
             return True
 
-    def _strike_off(self) -> None:
+    def _unregister(self) -> None:
         """Under the lock, in the worker that leaves."""
         thread = threading.current_thread()
         self._threads.pop(thread, None)
         self._ended.append(thread)
-        _process.join_no_more()
+        _lifetime.join_no_more()
         if self._closing:
             # Those in the reserve had to stay while there were others.
             self._wake_all()
 
     def away(self) -> None:
         """From within a job, whose body goes elsewhere: this worker does not count meanwhile."""
-        self._leave_place()
+        self._release()
         if self.waiting:
             try:
-                self._hire()
+                self._add_worker()
             except Exception:  # Those that wait have been told.
                 log.debug("no worker could start", exc_info=True)
 
@@ -359,9 +359,9 @@ class Crew(Places):
         self._ended.clear()
         here = get_ident()
         self._threads = {t: number for t, number in self._threads.items() if t.ident == here}
-        self._taken.extend([None] * len(self._threads))
-        for source in self._sources:
-            source.start_afresh()
+        self._held.extend([None] * len(self._threads))
+        for view in self._views:
+            view.start_afresh()
 
 
 def _process_has_ended() -> RuntimeError:

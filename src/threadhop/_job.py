@@ -14,8 +14,8 @@ import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._backends._call import Call
-    from ._seat import Seat
+    from ._block_job import BlockJob
+    from ._call_job import CallJob
 
 
 class Slot:
@@ -25,7 +25,7 @@ class Slot:
 
     def __init__(self) -> None:
         #: The job that runs here: the seat of a block, or a call. None outside of jobs.
-        self.job: Seat | Call | None = None
+        self.job: BlockJob | CallJob | None = None
         self.thread = threading.get_ident()
 
 
@@ -34,7 +34,7 @@ class Slot:
 _slots: set[weakref.ref[Slot]] = set()
 
 
-class _Here(threading.local):
+class _Current(threading.local):
     """The slot of this thread."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class _Here(threading.local):
         _slots.add(weakref.ref(self.slot, _slots.discard))
 
 
-here = _Here()
+current = _Current()
 
 
 def all_slots() -> list[Slot]:

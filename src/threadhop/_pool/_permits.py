@@ -1,6 +1,6 @@
-"""Places for workers: who may work, who is parked, and what waits for them. It knows no threads.
+"""Permits for workers: who may work, who is parked, and what waits for them. It knows no threads.
 
-A worker needs a *place* to take jobs, and there are ``max_workers`` places. It keeps its place
+A worker needs a *place* to take jobs, and there are ``max_workers`` max_workers. It keeps its place
 while it is parked among the ready. It gives it up while the body of its job is away, so that
 another worker may begin in its stead; when it comes back, it takes one whether there is a free one
 or not. The next worker that ends a job then finds a place too many taken, and parks in the
@@ -14,7 +14,7 @@ side first leaves its mark and then looks for the other's:
 - A worker enters the ready; then it looks for a job once more before it sleeps.
 - Who frees a place (``leave_place``, a worker that ends) looks for a job after that.
 
-So a job that found neither a ready worker nor a free place is seen by all those who had the places.
+So a job that found neither a ready worker nor a free place is seen by all those who had the permits.
 Who wakes takes the worker off the deque, so that each is woken once, and by one only. That settles
 the race between "idle for too long" and "being woken", too: who can take the worker off the deque
 has it; a worker that cannot find itself there is about to be woken.
@@ -45,9 +45,9 @@ T = TypeVar("T")
 Gate = LockType
 
 
-class Places:
-    def __init__(self, places: int) -> None:
-        self.places = places
+class Permits:
+    def __init__(self, max_workers: int) -> None:
+        self.max_workers = max_workers
         #: Replaced in the child of a fork, so nobody may keep it.
         self._lock = threading.RLock()
 
@@ -55,24 +55,24 @@ class Places:
         #: The oldest first.
         self.waiting: deque[Job] = deque()
         #: Parked workers that have a place, by their gates, the newest last.
-        self._ready: deque[Gate] = deque()
+        self._idle: deque[Gate] = deque()
 
         # The collections below change under the lock. Their lengths may be read without it.
         #: One entry for each place that is taken.
-        self._taken: deque[None] = deque()
+        self._held: deque[None] = deque()
         #: One entry for each worker whose body is away.
-        self._gone: deque[None] = deque()
+        self._away: deque[None] = deque()
         #: Parked workers without a place.
-        self._reserve: deque[Gate] = deque()
+        self._spare: deque[Gate] = deque()
         #: Those in the reserve, and those woken from it that have not yet taken a place.
-        self._unplaced: set[Gate] = set()
+        self._without_permit: set[Gate] = set()
 
         #: Wake the newest one, or raise IndexError. In any thread, without the lock.
-        self._wake_ready = _pop_and_call(self._ready)
-        self._wake_reserve = _pop_and_call(self._reserve)
+        self._wake_idle = _pop_and_call(self._idle)
+        self._wake_spare = _pop_and_call(self._spare)
 
     def _wake_all(self) -> None:
-        for wake in (self._wake_ready, self._wake_reserve):
+        for wake in (self._wake_idle, self._wake_spare):
             try:
                 while True:
                     wake()
@@ -82,62 +82,62 @@ class Places:
     def _clear(self) -> None:
         """In the child of a fork: nobody is here, and nothing waits."""
         self._lock = threading.RLock()
-        for collection in (self.waiting, self._ready, self._taken, self._gone, self._reserve):
+        for collection in (self.waiting, self._idle, self._held, self._away, self._spare):
             collection.clear()
-        self._unplaced.clear()
+        self._without_permit.clear()
 
     # In a worker, from within its job.
 
-    def _leave_place(self) -> None:
+    def _release(self) -> None:
         """The body goes away. Who calls this looks for a job after it."""
         with self._lock:
-            self._gone.append(None)
-            self._taken.pop()
+            self._away.append(None)
+            self._held.pop()
 
     def back(self) -> None:
         """The body has come back. It goes on at once, and somebody else steps back for it."""
         with self._lock:
-            self._gone.pop()
-            self._taken.append(None)
-            if len(self._taken) > self.places:
+            self._away.pop()
+            self._held.append(None)
+            if len(self._held) > self.max_workers:
                 try:
-                    gate = self._ready.pop()
+                    gate = self._idle.pop()
                 except IndexError:
                     return  # The next one that ends a job steps back.
-                self._unplaced.add(gate)
-                self._reserve.append(gate)
-                self._taken.pop()
+                self._without_permit.add(gate)
+                self._spare.append(gate)
+                self._held.pop()
 
     # In a worker, between two jobs.
 
-    def _step_back(self, gate: Gate) -> bool:
+    def _yield_permit(self, gate: Gate) -> bool:
         """Park without a place, as too many are taken. False if they are not any more."""
         with self._lock:
-            if len(self._taken) <= self.places:
+            if len(self._held) <= self.max_workers:
                 return False
-            self._taken.pop()
-            self._unplaced.add(gate)
-            self._reserve.append(gate)
+            self._held.pop()
+            self._without_permit.add(gate)
+            self._spare.append(gate)
             return True
 
-    def _withdraw(self, gate: Gate) -> bool:
+    def _cancel_park(self, gate: Gate) -> bool:
         """Be parked no more, and have a place. False if somebody wakes this worker just now."""
         with self._lock:
             try:
-                self._ready.remove(gate)
+                self._idle.remove(gate)
             except ValueError:
                 try:
-                    self._reserve.remove(gate)
+                    self._spare.remove(gate)
                 except ValueError:
                     return False
-                self._take_place(gate)
+                self._acquire(gate)
             return True
 
-    def _take_place(self, gate: Gate) -> None:
+    def _acquire(self, gate: Gate) -> None:
         """In a worker that was in the reserve."""
         with self._lock:
-            self._taken.append(None)
-            self._unplaced.discard(gate)
+            self._held.append(None)
+            self._without_permit.discard(gate)
 
 
 def holding(lock: Any, func: Callable[..., T], /, *args: Any) -> T:

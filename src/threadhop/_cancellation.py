@@ -8,11 +8,11 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from ._backends import current_strand, raise_pending_cancellation
-from ._callables import asynchronous_kind, name_of
+from ._callables import async_kind, name_of
 from ._errors import GUARDED, NOT_ASYNC
-from ._strand import STRONGER, Guarded
-from ._whereabouts import here
+from ._job import current
+from ._loops import current_strand, raise_pending_cancellation
+from ._strand import OUTRANKS_CANCELLATION, Guarded
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,7 +43,7 @@ def check_cancelled() -> None:
     if loop is not None:
         raise_pending_cancellation(loop)
         return
-    job = here.slot.job
+    job = current.slot.job
     caller = None if job is None else job.caller
     if caller is not None and caller.token.why is not None:
         raise caller.cancellation()
@@ -89,7 +89,7 @@ class cancellation_guard:  # noqa: N801 - reads like a keyword
     def __call__(
         self, func: Callable[P, Coroutine[Any, Any, T]], /
     ) -> Callable[P, Coroutine[Any, Any, T]]:
-        if not callable(func) or asynchronous_kind(func) != "a coroutine function":
+        if not callable(func) or async_kind(func) != "a coroutine function":
             raise TypeError(NOT_ASYNC.format(name=name_of(func)))
 
         @functools.wraps(func)
@@ -118,7 +118,7 @@ class cancellation_guard:  # noqa: N801 - reads like a keyword
         at = max(at for at, guarded in enumerate(guards) if guarded.guard is self)
         guarded = guards[at]
         strand.guards = guards[:at] + guards[at + 1 :]
-        if isinstance(exc, STRONGER) or strand.loop.is_cancellation(exc):
+        if isinstance(exc, OUTRANKS_CANCELLATION) or strand.loop.is_cancellation(exc):
             return
         known = strand.token.why is not None and not guarded.was_cancelled
         if not known and strand.count_cancels() <= guarded.cancels:

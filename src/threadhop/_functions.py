@@ -11,10 +11,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar, overload
 
-from . import _parking, _settings
-from ._backends._call import Call
-from ._backends._default_executor import default_executor_of
-from ._backends._futures import LoopFuture
+from . import _away, _settings
+from ._call_job import CallJob
 from ._errors import (
     FORGOT_CALL_OF,
     NO_CALLER,
@@ -23,9 +21,11 @@ from ._errors import (
     NOT_CALLABLE,
     ON_LOOP_THREAD,
 )
+from ._job import current
+from ._loops._asyncio_futures import AbandoningFuture
+from ._loops._default_executor import default_executor_of
 from ._pool import WorkerPool
 from ._traps import need_frames
-from ._whereabouts import here
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -123,7 +123,7 @@ def exec_in_executor(
         executor = _settings.executor
         if executor is None:
             executor = default_executor_of(loop)
-    return Call(executor, loop, func, args, kwargs, True).start(LoopFuture)
+    return CallJob(executor, loop, func, args, kwargs, True).start(AbandoningFuture)
 
 
 @overload
@@ -168,7 +168,7 @@ def exec_in_executor_threading_future(
         executor = _settings.executor
         if executor is None:
             executor = _shared_pool() if loop is None else default_executor_of(loop)
-    return Call(executor, loop, func, args, kwargs, True).start_for_threads()
+    return CallJob(executor, loop, func, args, kwargs, True).start_for_threads()
 
 
 _shared_pool_lock = threading.Lock()
@@ -222,13 +222,13 @@ def exec_in_eventloop(func: Callable[..., Any], /, *args: Any, **kwargs: Any) ->
     check_callable("exec_in_eventloop()", func)
     if _get_running_loop() is not None:
         raise RuntimeError(ON_LOOP_THREAD)
-    job = here.slot.job
+    job = current.slot.job
     caller = None if job is None else job.caller
     if job is None or caller is None:
         raise RuntimeError(NO_CALLER)
     need_frames()
-    _parking.leave(job, None)
+    _away.mark_away(job, None)
     try:
-        return caller.call_home(functools.partial(func, *args, **kwargs))
+        return caller.run_on_loop(functools.partial(func, *args, **kwargs))
     finally:
-        _parking.come_back(job)
+        _away.mark_back(job)

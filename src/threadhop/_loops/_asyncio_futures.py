@@ -15,7 +15,7 @@ from .._cancel_token import CancelToken
 class Awaited(Protocol):
     """What a future waits for."""
 
-    def withdraw(self) -> bool:
+    def try_cancel(self) -> bool:
         """In any thread: take it back, if nobody has begun with it."""
 
     @property
@@ -31,7 +31,7 @@ class AwaitedByThreads(Awaited, Protocol):
     def has_begun(self) -> bool: ...
 
 
-class LoopFuture(asyncio.Future[Any]):
+class AbandoningFuture(asyncio.Future[Any]):
     """Cancelled at once, whatever becomes of the call. All in the loop thread."""
 
     # No default: who makes one sets it. A ``__dict__`` is dearer.
@@ -42,13 +42,13 @@ class LoopFuture(asyncio.Future[Any]):
 
     def cancel(self, msg: Any = None) -> bool:
         call = self.call
-        if call is not None and not self.done() and not call.withdraw():
+        if call is not None and not self.done() and not call.try_cancel():
             call.token.request(() if msg is None else (msg,))
             call.deliver_again()
         self.call = None
         return super().cancel(msg)
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """In the loop thread, while it is made: nobody will ever see it."""
         self.call = None
         super().cancel()
@@ -100,20 +100,20 @@ _set_result = asyncio.Future.set_result
 _set_exception = asyncio.Future.set_exception
 
 
-class PatientFuture(LoopFuture):
+class WaitingFuture(AbandoningFuture):
     """Cancelled at once if nobody has begun with the call; else when that has ended."""
 
     #: What the call raised although it was cancelled.
     late_error: BaseException | None = None
     _cancel_args: tuple[Any, ...] | None = None
     #: Called when it is asked to cancel, at once.
-    when_asked: Callable[[], None] | None = None
+    on_cancel_request: Callable[[], None] | None = None
 
     def cancel(self, msg: Any = None) -> bool:
         call = self.call
-        if self.when_asked is not None:
-            self.when_asked()
-        if call is None or self.done() or call.withdraw():
+        if self.on_cancel_request is not None:
+            self.on_cancel_request()
+        if call is None or self.done() or call.try_cancel():
             return _cancel(self, msg)
         args = () if msg is None else (msg,)
         if self._cancel_args is None:
@@ -135,7 +135,7 @@ class PatientFuture(LoopFuture):
         _cancel(self, *self._cancel_args)
 
 
-class ThreadingFuture(concurrent.futures.Future[Any]):
+class ThreadFuture(concurrent.futures.Future[Any]):
     """Cancelled at once, whatever becomes of the call."""
 
     def __init__(self, call: AwaitedByThreads) -> None:
@@ -150,7 +150,7 @@ class ThreadingFuture(concurrent.futures.Future[Any]):
 
     def cancel(self) -> bool:
         call = self._call
-        withdrawn = call is None or call.withdraw()
+        withdrawn = call is None or call.try_cancel()
         if not super().cancel():
             return False
         if self._telling.acquire(False):
@@ -161,7 +161,7 @@ class ThreadingFuture(concurrent.futures.Future[Any]):
         self._call = None
         return True
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """In the thread that makes the call."""
         self._call = None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from threadhop._contexts import carry_over, fill, is_unchanged
+from threadhop._variables import copy_all, is_same_mapping, merge_changes
 
 UNSET: Any = object()
 
@@ -39,12 +39,12 @@ class Sides:
     def go_to_worker(self) -> None:
         self.base = self.home.run(copy_context)
         if len(self.worker):
-            self.worker.run(carry_over, self.base, self.worker, self.worker_tokens)
+            self.worker.run(merge_changes, self.base, self.worker, self.worker_tokens)
         else:
-            self.worker.run(fill, self.base, self.worker_tokens)
+            self.worker.run(copy_all, self.base, self.worker_tokens)
 
     def go_home(self) -> None:
-        self.home.run(carry_over, self.worker, self.base, self.home_tokens)
+        self.home.run(merge_changes, self.worker, self.base, self.home_tokens)
 
 
 def test_an_empty_context_is_filled_with_everything(var: ContextVar[Any]) -> None:
@@ -53,7 +53,7 @@ def test_an_empty_context_is_filled_with_everything(var: ContextVar[Any]) -> Non
     theirs = context_with({var: 1, second: 2})
     here = Context()
     tokens: dict[ContextVar[Any], Token[Any]] = {}
-    here.run(fill, theirs, tokens)
+    here.run(copy_all, theirs, tokens)
     assert dict(here.items()) == {var: 1, second: 2}
     for each, token in tokens.items():
         here.run(each.reset, token)
@@ -64,7 +64,7 @@ def test_what_changed_is_written(var: ContextVar[Any]) -> None:
     """A new value, over the old one."""
     here = context_with({var: "old"})
     base = here.copy()
-    here.run(carry_over, context_with({var: "new"}), base, {})
+    here.run(merge_changes, context_with({var: "new"}), base, {})
     assert here[var] == "new"
 
 
@@ -74,7 +74,7 @@ def test_what_did_not_change_is_left_alone(var: ContextVar[Any]) -> None:
     here = context_with({var: value})
     base = here.copy()
     here.run(var.set, "meanwhile")
-    here.run(carry_over, context_with({var: value}), base, {})
+    here.run(merge_changes, context_with({var: value}), base, {})
     assert here[var] == "meanwhile"
 
 
@@ -83,7 +83,7 @@ def test_what_changed_there_and_here_is_written(var: ContextVar[Any]) -> None:
     here = context_with({var: "old"})
     base = here.copy()
     here.run(var.set, "meanwhile")
-    here.run(carry_over, context_with({var: "new"}), base, {})
+    here.run(merge_changes, context_with({var: "new"}), base, {})
     assert here[var] == "new"
 
 
@@ -91,9 +91,9 @@ def test_a_variable_that_is_new_there_can_be_unset_later(var: ContextVar[Any]) -
     """The Token of the write is kept, and used up."""
     here, tokens = Context(), {}
     theirs = context_with({var: 1})
-    here.run(carry_over, theirs, Context(), tokens)
+    here.run(merge_changes, theirs, Context(), tokens)
     assert here[var] == 1
-    here.run(carry_over, Context(), here.copy(), tokens)
+    here.run(merge_changes, Context(), here.copy(), tokens)
     assert var not in here
     assert tokens == {}
 
@@ -103,8 +103,8 @@ def test_many_variables_are_unset_at_once() -> None:
     variables = [ContextVar[int](f"var{number}") for number in range(50)]
     here = Context()
     tokens: dict[ContextVar[Any], Token[Any]] = {}
-    here.run(fill, context_with(dict.fromkeys(variables, 1)), tokens)
-    here.run(carry_over, context_with({variables[0]: 1}), here, tokens)
+    here.run(copy_all, context_with(dict.fromkeys(variables, 1)), tokens)
+    here.run(merge_changes, context_with({variables[0]: 1}), here, tokens)
     assert list(here) == variables[:1]
 
 
@@ -112,15 +112,15 @@ def test_one_set_and_another_unset_between_two_borders(var: ContextVar[Any]) -> 
     """The number of variables is the same before and after; the difference is seen anyway."""
     second: ContextVar[Any] = ContextVar("second")
     here, tokens = Context(), {}
-    here.run(carry_over, context_with({var: 1}), Context(), tokens)
-    here.run(carry_over, context_with({second: 1}), here.copy(), tokens)
+    here.run(merge_changes, context_with({var: 1}), Context(), tokens)
+    here.run(merge_changes, context_with({second: 1}), here.copy(), tokens)
     assert list(here) == [second]
 
 
 def test_a_variable_set_here_meanwhile_is_not_unset(var: ContextVar[Any]) -> None:
     """It was unset when the journey began and when it ended: no change."""
     here = context_with({var: "meanwhile"})
-    here.run(carry_over, Context(), Context(), {})
+    here.run(merge_changes, Context(), Context(), {})
     assert here[var] == "meanwhile"
 
 
@@ -136,9 +136,9 @@ def test_values_are_compared_by_identity(var: ContextVar[Any]) -> None:
     old, new = NeverCompare(), NeverCompare()
     here = context_with({var: old})
     base = here.copy()
-    here.run(carry_over, base, base, {})
+    here.run(merge_changes, base, base, {})
     assert here[var] is old
-    here.run(carry_over, context_with({var: new}), base, {})
+    here.run(merge_changes, context_with({var: new}), base, {})
     assert here[var] is new
 
 
@@ -182,7 +182,7 @@ def test_a_copy_tells_that_nothing_was_set_since(count: int) -> None:
     """On CPython with a GIL, the only ones where it is known without looking at each variable."""
     here = context_with({ContextVar(f"var{number}"): number for number in range(count)})
     known = sys.implementation.name == "cpython" and not IS_FREE_THREADED
-    assert is_unchanged(here, here.copy()) is known
+    assert is_same_mapping(here, here.copy()) is known
 
 
 @pytest.mark.parametrize("before", [(), (1,)], ids=["unset", "set"])
@@ -193,16 +193,16 @@ def test_a_copy_tells_that_something_was_set_since(
     here = context_with({ContextVar("other"): 0, **dict.fromkeys([var] * len(before), 1)})
     copy = here.copy()
     token = here.run(var.set, 1000 - 999)
-    assert not is_unchanged(here, copy) or before
+    assert not is_same_mapping(here, copy) or before
     here.run(var.set, object())
-    assert not is_unchanged(here, copy)
+    assert not is_same_mapping(here, copy)
     here.run(var.reset, token)
-    assert not is_unchanged(here, copy) or dict(here.items()) == dict(copy.items())
+    assert not is_same_mapping(here, copy) or dict(here.items()) == dict(copy.items())
 
 
 def test_contexts_with_equal_values_are_not_taken_for_copies(var: ContextVar[Any]) -> None:
     """They hold the same objects, but nobody has made one of the other: look at each variable."""
-    assert not is_unchanged(context_with({var: 1}), context_with({var: 1}))
+    assert not is_same_mapping(context_with({var: 1}), context_with({var: 1}))
 
 
 def test_a_context_that_is_entered_is_not_taken_for_a_copy(var: ContextVar[Any]) -> None:
@@ -212,6 +212,6 @@ def test_a_context_that_is_entered_is_not_taken_for_a_copy(var: ContextVar[Any])
 
     def inside() -> bool:
         var.set(2)
-        return is_unchanged(here, copy)
+        return is_same_mapping(here, copy)
 
     assert not here.run(inside)

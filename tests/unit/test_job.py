@@ -21,7 +21,7 @@ from threadhop import (
     exec_in_executor_threading_future,
     threadpool,
 )
-from threadhop._whereabouts import Slot, all_slots, here
+from threadhop._job import Slot, all_slots, current
 
 
 def in_another_thread(func: Callable[[], object]) -> threading.Thread:
@@ -50,9 +50,9 @@ def test_a_thread_has_one_slot_which_is_listed() -> None:
 
     def ask() -> None:
         seen.append(slots_of(threading.get_ident()))
-        slot = here.slot
+        slot = current.slot
         seen.append(slot.job)
-        seen.append(here.slot is slot)
+        seen.append(current.slot is slot)
         seen.append(slots_of(threading.get_ident()) == [slot])
         seen.append(slot.thread == threading.get_ident())
 
@@ -66,7 +66,7 @@ def test_many_threads_that_ask_at_once_are_all_listed() -> None:
 
     def ask() -> None:
         barrier.wait()
-        here.slot.job = None
+        current.slot.job = None
         barrier.wait()
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
@@ -84,7 +84,7 @@ def test_many_threads_that_ask_at_once_are_all_listed() -> None:
 def test_a_slot_goes_with_its_thread() -> None:
     """Neither the list nor anything else keeps it."""
     slots: list[weakref.ref[Slot]] = []
-    thread = in_another_thread(lambda: slots.append(weakref.ref(here.slot)))
+    thread = in_another_thread(lambda: slots.append(weakref.ref(current.slot)))
     gc.collect()
     assert slots[0]() is None
     assert not slots_of(thread.ident)
@@ -152,10 +152,10 @@ def test_a_job_that_runs_within_another_one_is_shown_and_then_the_outer_one_agai
     """As on an executor that helps out while it waits."""
 
     def helping_out() -> list[Any]:
-        jobs = [here.slot.job]
-        future = exec_in_executor_threading_future(inline, lambda: jobs.append(here.slot.job))
+        jobs = [current.slot.job]
+        future = exec_in_executor_threading_future(inline, lambda: jobs.append(current.slot.job))
         future.result(LIMIT)
-        return [*jobs, here.slot.job]
+        return [*jobs, current.slot.job]
 
     class Inline(ThreadPoolExecutor):
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:

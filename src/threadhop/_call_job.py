@@ -25,29 +25,29 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-from .. import _process
-from .._callables import name_of
-from .._cancel_token import CancelToken
-from .._errors import DROPPED, LOOP_RUNS_HERE, NO_CALLER, RESULT_LOST, STOP_ITERATION, log
-from .._executors import book
-from .._outcome import Ended
-from .._remote import RemoteCall, explain_pickling
-from .._thread_loop import ensure_thread_event_loop, offer_thread_event_loop
-from .._whereabouts import here
-from ._asyncio import AsyncioLoop, loop_of
-from ._futures import LoopFuture, PatientFuture, ThreadingFuture
-from ._loop_call import call_in_loop
+from . import _lifetime
+from ._callables import name_of
+from ._cancel_token import CancelToken
+from ._errors import DROPPED, LOOP_RUNS_HERE, NO_CALLER, RESULT_LOST, STOP_ITERATION, log
+from ._executors import submit
+from ._job import current
+from ._loops._asyncio import AsyncioLoop, loop_of
+from ._loops._asyncio_futures import AbandoningFuture, ThreadFuture, WaitingFuture
+from ._loops._from_thread import from_thread_run
+from ._outcome import Outcome
+from ._remote import RemoteCall, explain_pickling
+from ._thread_loop import ensure_thread_event_loop, offer_thread_event_loop
 
 #: What calls without keywords share, and those that have ended. Nobody writes to it.
 _NOTHING: dict[str, Any] = {}
 
-#: What ``withdraw`` claims with.
-_WITHDRAWN = "nobody wants it any more"
+#: What ``try_cancel`` claims with.
+_CANCELLED = "nobody wants it any more"
 #: What stands there when whoever ended it elsewhere has told the future.
 _ENDED = "it has ended"
 
 
-class Call:
+class CallJob:
     """One call of a function, and who waits for it."""
 
     # Many may wait at once, so what each one has is in slots. What few of them ever write is in
@@ -59,9 +59,9 @@ class Call:
         "_error",
         "_func",
         "_future",
-        "_home",
         "_kwargs",
         "_loop",
+        "_queue",
         "_value",
         "executor",
     )
@@ -72,8 +72,8 @@ class Call:
     claimed: Any = None
     #: The executor's own, if it makes one.
     _future_of_executor: concurrent.futures.Future[Any] | None = None
-    #: Whether it is ``withdraw`` that cancels that future.
-    _withdrawn = False
+    #: Whether it is ``try_cancel`` that cancels that future.
+    _is_cancelled = False
     #: The call of ``exec_in_eventloop`` that its worker waits for. Written by the worker.
     calling: Any = None
     #: Whether threads wait for it, and not a loop.
@@ -95,13 +95,13 @@ class Call:
         self.executor = executor
         #: The loop that it was called from, and ours for that one.
         self._loop = loop
-        self._home: AsyncioLoop | None = None
+        self._queue: AsyncioLoop | None = None
         if loop is not None:
             try:  # loop_of(), without the call.
-                self._home = loop._threadhop_loop  # type: ignore[attr-defined]
+                self._queue = loop._threadhop_loop  # type: ignore[attr-defined]
             except AttributeError:
-                self._home = loop_of(loop)
-        self._future: LoopFuture | ThreadingFuture | None
+                self._queue = loop_of(loop)
+        self._future: AbandoningFuture | ThreadFuture | None
         #: None when it is not needed any more.
         self._func: Any = func
         self._args = args
@@ -110,49 +110,49 @@ class Call:
 
     # In the thread that makes the call.
 
-    def start(self, kind: type[LoopFuture]) -> LoopFuture:
+    def start(self, kind: type[AbandoningFuture]) -> AbandoningFuture:
         """In the loop thread: hand it to the executor. Raises what that raises."""
         future = self._future = kind(loop=self._loop)
         future.call = self
         try:
-            book(self)
+            submit(self)
         except BaseException as exc:
-            self._could_not_be_booked(exc, future)
+            self._raise_unless_claimed(exc, future)
         return future
 
-    def start_for_threads(self) -> ThreadingFuture:
+    def start_for_threads(self) -> ThreadFuture:
         """Hand it to the executor. Raises what that raises."""
         self._is_for_threads = True
-        future = self._future = ThreadingFuture(self)
+        future = self._future = ThreadFuture(self)
         try:
-            book(self)
+            submit(self)
         except BaseException as exc:
-            self._could_not_be_booked(exc, future)
+            self._raise_unless_claimed(exc, future)
         return future
 
     @classmethod
     def of_future(
         cls, theirs: concurrent.futures.Future[Any], loop: AbstractEventLoop
-    ) -> PatientFuture:
+    ) -> WaitingFuture:
         """In the loop thread: somebody has started the call, and *theirs* tells how it ends."""
         call = cls(None, loop, None, (), {}, False)
         call._future_of_executor = theirs
-        future = call._future = PatientFuture(loop=loop)
+        future = call._future = WaitingFuture(loop=loop)
         future.call = call
         theirs.add_done_callback(call.is_done)
         return future
 
-    def _could_not_be_booked(
-        self, exc: BaseException, future: LoopFuture | ThreadingFuture
+    def _raise_unless_claimed(
+        self, exc: BaseException, future: AbandoningFuture | ThreadFuture
     ) -> None:
         """While *exc* is handled: raise it, unless it comes too late."""
         try:
             # An executor may raise although a worker has it already. Then it is made.
             if self.__dict__.setdefault("claimed", exc) is exc:
-                self.claimed = _WITHDRAWN  # The error has this frame.
+                self.claimed = _CANCELLED  # The error has this frame.
                 func, args, kwargs = self._func, self._args, self._kwargs
                 self._let_go()
-                future.forget()
+                future.discard()
                 if func is None or ("pickl" not in str(exc) and "serializ" not in str(exc)):
                     raise  # noqa: PLE0704 - in the handler that calls this
                 error = explain_pickling(exc, func, args, kwargs)
@@ -163,12 +163,12 @@ class Call:
                 finally:
                     del error
             if not isinstance(exc, Exception):
-                future.forget()
+                future.discard()
                 raise  # noqa: PLE0704
         finally:
             del exc  # Its traceback has this frame.
 
-    def submit(self) -> None:
+    def call_submit(self) -> None:
         future: concurrent.futures.Future[Any] | None = self.executor.submit(self)
         if future is not None:  # Some executors return odd things.
             self._future_of_executor = future
@@ -186,22 +186,22 @@ class Call:
         """Whether a worker has taken it, or whether it has ended otherwise."""
         return self.claimed is not None
 
-    def withdraw(self) -> bool:
+    def try_cancel(self) -> bool:
         """Take it back, if nobody has begun with it. May be repeated."""
         future = self._future_of_executor
         if future is not None:
-            self._withdrawn = True
+            self._is_cancelled = True
             # (A loop's future says yes to everything, so the claim is asked, too.)
             if not future.cancel():
-                self._withdrawn = False
+                self._is_cancelled = False
                 return False
-        first = self.__dict__.setdefault("claimed", _WITHDRAWN)
-        if first is _WITHDRAWN:
+        first = self.__dict__.setdefault("claimed", _CANCELLED)
+        if first is _CANCELLED:
             self._let_go()
             self._future = None  # The executor may keep the job for long.
             return True
-        self._withdrawn = False
-        if isinstance(first, Ended):
+        self._is_cancelled = False
+        if isinstance(first, Outcome):
             self._end(first)
         return False
 
@@ -210,38 +210,38 @@ class Call:
         if error is None or isinstance(error, str):
             # Dropped after it was taken; by another thread, if that is so soon.
             error = concurrent.futures.CancelledError(error or DROPPED)
-        return self._end_unmade(Ended(None, error))
+        return self._end_unmade(Outcome(None, error))
 
     def is_done(self, future: concurrent.futures.Future[Any]) -> None:
         """The executor has finished with it: here, somewhere else, or not at all."""
         self._future_of_executor = None
-        if self._withdrawn and future.cancelled():
+        if self._is_cancelled and future.cancelled():
             return
         # If it was made in this process, the worker has the claim, and delivers.
         if self.claimed is not None:
             return
         error: BaseException | None
         if future.cancelled():
-            self._end_unmade(Ended(None, concurrent.futures.CancelledError(DROPPED)))
+            self._end_unmade(Outcome(None, concurrent.futures.CancelledError(DROPPED)))
             return
         error = future.exception()
         if error is None:
-            self._end_unmade(Ended(future.result(), None))
+            self._end_unmade(Outcome(future.result(), None))
             return
         if self._func is not None:
             error = explain_pickling(error, self._func, self._args, self._kwargs)
-        self._end_unmade(Ended(None, error))
+        self._end_unmade(Outcome(None, error))
 
-    def _end_unmade(self, ended: Ended) -> bool:
+    def _end_unmade(self, ended: Outcome) -> bool:
         """It ended like that, unless a worker here has it, or whoever withdrew it."""
         first = self.__dict__.setdefault("claimed", ended)
-        if not isinstance(first, Ended):
+        if not isinstance(first, Outcome):
             return False
         self._end(first)
         self.claimed = _ENDED  # The executor may keep the job for long.
         return first is ended
 
-    def _end(self, ended: Ended) -> None:
+    def _end(self, ended: Outcome) -> None:
         self._let_go()
         value, error = ended
         self._settle(value, None if error is None else without_stop_iteration(error))
@@ -258,7 +258,7 @@ class Call:
             # be finalized there.
             self._value = value
             self._error = error
-            self._home.post(self, self._loop)  # type: ignore[union-attr, arg-type]
+            self._queue.post(self, self._loop)  # type: ignore[union-attr, arg-type]
             return
         future, self._future = self._future, None
         try:
@@ -279,8 +279,8 @@ class Call:
             del self, future
 
     def deliver_again(self) -> None:
-        if self._home is not None and self._loop is not None:
-            self._home.post_again(self._loop)
+        if self._queue is not None and self._loop is not None:
+            self._queue.post_again(self._loop)
 
     def abandon(self) -> None:
         """In any thread: the loop is closed."""
@@ -294,7 +294,7 @@ class Call:
         thread = get_ident()
         if self.claimed is not None or self.__dict__.setdefault("claimed", thread) is not thread:
             return
-        slot = here.slot
+        slot = current.slot
         outer, slot.job = slot.job, self
         context = self._context
         result, error = None, None
@@ -342,17 +342,17 @@ class Call:
     # As the one for whom the worker works, see ``_whereabouts``.
 
     @property
-    def caller(self) -> Call:
+    def caller(self) -> CallJob:
         return self
 
     def is_gone(self) -> bool:
         loop = self._loop
-        return loop is None or loop.is_closed() or (_process.is_ending() and not loop.is_running())
+        return loop is None or loop.is_closed() or (_lifetime.is_ending() and not loop.is_running())
 
-    def call_home(self, func: Callable[[], Any]) -> Any:
-        if self._home is None or self._loop is None:
+    def run_on_loop(self, func: Callable[[], Any]) -> Any:
+        if self._queue is None or self._loop is None:
             raise RuntimeError(NO_CALLER)
-        return call_in_loop(self._home.post, self._loop, self, func, {})
+        return from_thread_run(self._queue.post, self._loop, self, func, {})
 
     def cancellation(self) -> BaseException:
         return asyncio.CancelledError(*(self.token.why or ()))

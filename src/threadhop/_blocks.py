@@ -11,8 +11,8 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from . import _settings
 from ._adoption import is_awaited, leave_for_owner, let_go
-from ._backends import current_strand, current_strand_or_none
-from ._callables import asynchronous_kind, name_of
+from ._callables import async_kind, name_of
+from ._decorator import ThreadpoolFunction
 from ._entries import LoopPart
 from ._errors import (
     FORGOT_CALL,
@@ -22,11 +22,11 @@ from ._errors import (
     NOT_PLAIN,
     REMOTE,
     WORKER_GONE,
-    explain,
+    add_remedy,
 )
-from ._function import ThreadpoolFunction
+from ._loops import current_strand, current_strand_or_none
 from ._pool import WorkerPool
-from ._pool_view import LimitedView
+from ._pool._limited_view import LimitedView
 from ._traps import stay, then_raise
 
 P = ParamSpec("P")
@@ -72,15 +72,15 @@ class ThreadpoolBlock:
         if strand is None or not strand.has_entered(self):
             if strand is not None and strand.is_abandoned and exc is not None:
                 return stay()
-            return _left_elsewhere(exc)
+            return _not_entered_by_this_task(exc)
         if exc is not None:
             if isinstance(exc, GeneratorExit) and not is_awaited(sys._getframe(1)):
-                return _left_elsewhere(exc)
-            explain(exc)
+                return _not_entered_by_this_task(exc)
+            add_remedy(exc)
         return strand.leave(self, exc)
 
 
-async def _left_elsewhere(exc: BaseException | None) -> None:
+async def _not_entered_by_this_task(exc: BaseException | None) -> None:
     """The task that runs here is not in the block.
 
     Usually nobody leaves it: the garbage collector closes an abandoned coroutine, wherever it
@@ -253,7 +253,7 @@ def threadpool(executor: Any = None) -> Any:
 def _decorated(func: Callable[P, T], block: ThreadpoolBlock) -> ThreadpoolFunction[P, T]:
     if not callable(func) or isinstance(func, type):
         raise TypeError(NOT_AN_EXECUTOR.format(got=repr(func)))
-    kind = asynchronous_kind(func)
+    kind = async_kind(func)
     if kind is not None:
         raise TypeError(NOT_PLAIN.format(name=name_of(func), kind=kind))
     return ThreadpoolFunction(func, block)

@@ -12,16 +12,16 @@ from functools import partial
 from itertools import count
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from ._errors import (
+from .._errors import (
     NOT_A_NUMBER,
     POOL_BROKEN,
     POOL_SHUT_DOWN,
     TOO_FEW_THREADS,
     TOO_SMALL,
 )
-from ._pool_view import LimitedView
+from ._limited_view import LimitedView
+from ._threads import Threads
 from ._work_item import Job, WorkItem
-from ._workers import Crew
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -118,7 +118,7 @@ class WorkerPool(ThreadPoolExecutor):
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._thread_name_prefix = thread_name_prefix or f"WorkerPool-{next(_numbers)}"
-        self._crew = Crew(
+        self._workers = Threads(
             max_workers,
             max_threads,
             self._thread_name_prefix,
@@ -126,9 +126,9 @@ class WorkerPool(ThreadPoolExecutor):
             _broken,
         )
         #: For the blocks and calls of this library: no future is made. Raises what submit raises.
-        self.put: Callable[[Job], None] = self._crew.put
+        self.put: Callable[[Job], None] = self._workers.put
         # The threads do not keep the pool.
-        weakref.finalize(self, self._crew.retire).atexit = False
+        weakref.finalize(self, self._workers.let_idle_exit).atexit = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Schedule ``fn(*args, **kwargs)`` and return the future of its result.
@@ -154,9 +154,9 @@ class WorkerPool(ThreadPoolExecutor):
             RuntimeError: A worker of the pool waits for its own end. The pool is shut down all the
                 same.
         """
-        self._crew.close(_shut_down, drop=cancel_futures)
+        self._workers.close(_shut_down, drop=cancel_futures)
         if wait:
-            self._crew.join()
+            self._workers.join()
 
     def limited(self, n: int) -> LimitedView:
         """An executor that runs at most *n* jobs at once on the threads of this pool. ::
@@ -171,62 +171,62 @@ class WorkerPool(ThreadPoolExecutor):
             ValueError: *n* is less than 1.
         """
         _check_number("limited", n)
-        return LimitedView(self, self._crew, n)
+        return LimitedView(self, self._workers, n)
 
     def statistics(self) -> Statistics:
         """What the pool is doing now."""
-        crew = self._crew
-        busy, away, idle = crew.count()
-        return Statistics(crew.places, busy, away, idle, len(crew.waiting))
+        threads = self._workers
+        busy, away, idle = threads.count()
+        return Statistics(threads.max_workers, busy, away, idle, len(threads.waiting))
 
     # For the blocks and calls of this library.
 
     def away(self) -> None:
         """In the worker of a job, whose body goes elsewhere: it does not count until it is back."""
-        self._crew.away()
+        self._workers.away()
 
     def back(self) -> None:
         """In the same worker: the body has come back. It goes on at once."""
-        self._crew.back()
+        self._workers.back()
 
     def is_exhausted(self) -> bool:
         """Whether all threads that there may be are away."""
-        return self._crew.is_exhausted()
+        return self._workers.is_exhausted()
 
     # What the standard library's pool keeps under private names, and others read.
 
     @property
     def _max_workers(self) -> int:  # type: ignore[override]
-        return self._crew.places
+        return self._workers.max_workers
 
     @property
     def _threads(self) -> set[threading.Thread]:  # type: ignore[override]
-        return self._crew.threads()
+        return self._workers.threads()
 
     @property
     def _shutdown(self) -> bool:  # type: ignore[override]
-        return self._crew.refusal not in (None, _broken)
+        return self._workers.make_refusal not in (None, _broken)
 
     @property
     def _broken(self) -> str | bool:  # type: ignore[override]
-        return POOL_BROKEN if self._crew.refusal is _broken else False
+        return POOL_BROKEN if self._workers.make_refusal is _broken else False
 
     @property
     def _work_queue(self) -> _Queue:  # type: ignore[override]
-        return _Queue(self._crew)
+        return _Queue(self._workers)
 
 
 class _Queue:
     """How much waits, for those who look at ``pool._work_queue``."""
 
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
+    def __init__(self, threads: Threads) -> None:
+        self._workers = threads
 
     def qsize(self) -> int:
-        return len(self._crew.waiting)
+        return len(self._workers.waiting)
 
     def empty(self) -> bool:
-        return not self._crew.waiting
+        return not self._workers.waiting
 
 
 def _check_number(name: str, number: object) -> None:

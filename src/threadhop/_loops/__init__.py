@@ -6,8 +6,8 @@ from asyncio import _get_running_loop, current_task
 from typing import Any
 
 from .._errors import NO_LOOP
+from .._job import current
 from .._strand import Strand
-from .._whereabouts import here
 from ._asyncio import (
     coroutine_of_current_task,
     existing_strand_of_current_task,
@@ -23,7 +23,7 @@ def current_strand() -> Strand:
         # The usual case first, by the shortest way.
         strand: Strand | None = getattr(current_task(loop), "_threadhop_strand", None)
         return strand_of_current_task(loop) if strand is None else strand
-    job = here.slot.job
+    job = current.slot.job
     if job is not None and job.strand is not None:
         return job.strand
     raise RuntimeError(NO_LOOP)
@@ -34,7 +34,7 @@ def current_strand_or_none() -> Strand | None:
     loop = _get_running_loop()
     if loop is not None:
         return existing_strand_of_current_task(loop)
-    job = here.slot.job
+    job = current.slot.job
     return None if job is None else job.strand
 
 
@@ -43,5 +43,5 @@ def current_coroutine() -> Any:
     loop = _get_running_loop()
     if loop is not None:
         return coroutine_of_current_task(loop)
-    job = here.slot.job
+    job = current.slot.job
     return None if job is None or job.strand is None else job.strand.coro

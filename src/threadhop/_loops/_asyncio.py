@@ -25,16 +25,16 @@ from contextvars import Context
 from functools import partial
 from typing import Any
 
-from .. import _process
-from .._contexts import Tokens
-from .._contract import Loop, LoopSuspension
+from .. import _lifetime
 from .._errors import NO_TASK
-from .._outcome import Ended
+from .._interface import Loop, LoopSuspension
+from .._outcome import Outcome
 from .._strand import Strand
 from .._traps import checkpoint
+from .._variables import Tokens
 from ._default_executor import default_executor_of, shown_default_executor
 from ._entry_queue import EntryQueue, Posted
-from ._loop_call import call_in_loop
+from ._from_thread import from_thread_run
 
 # A task of the pure Python class is unknown to the current_task() written in C.
 _py_current_task: Callable[[AbstractEventLoop], Task[Any] | None] = getattr(
@@ -130,7 +130,7 @@ class AsyncioLoop(EntryQueue, Loop):
             return True
         # A loop that runs in a thread of its own may still bring the task back; but daemon
         # threads are not waited for.
-        return _process.is_ending() and (not loop.is_running() or self._thread.daemon)
+        return _lifetime.is_ending() and (not loop.is_running() or self._thread.daemon)
 
     def default_executor(self, strand: Strand) -> Executor:
         loop = self._loop()
@@ -141,7 +141,7 @@ class AsyncioLoop(EntryQueue, Loop):
         if strand.job is None:
             return default_executor_of(loop)
         # Only the loop thread may make it, and a worker may wait.
-        made: Executor = self.call(
+        made: Executor = self.run(
             strand, partial(default_executor_of, loop), strand.variables.worker_tokens
         )
         return made
@@ -165,10 +165,10 @@ class AsyncioLoop(EntryQueue, Loop):
         if loop is not None and getattr(_current_task(loop), "_must_cancel", False):
             await checkpoint()
 
-    def call(self, strand: Strand, func: Callable[[], Any], tokens: Tokens) -> Any:
+    def run(self, strand: Strand, func: Callable[[], Any], tokens: Tokens) -> Any:
         loop = self._loop()
         assert loop is not None, "the task refers to it"
-        return call_in_loop(self.post, loop, strand, func, tokens)
+        return from_thread_run(self.post, loop, strand, func, tokens)
 
 
 #: For a driver that is no Task, and names none.
@@ -282,7 +282,7 @@ class AsyncioSuspension(LoopSuspension):
             # The error that ends the task has a traceback, whose frames lead back to this one.
             del self, wakeup, context, strand
 
-    def finish(self, ended: Ended) -> None:
+    def finish(self, ended: Outcome) -> None:
         strand = self._strand
         task: Task[Any] = self._wakeup.__self__  # type: ignore[union-attr]
         self._wakeup = strand.suspension = None
@@ -313,7 +313,7 @@ def _has_ended(task_ref: weakref.ref[Task[Any]]) -> bool:
 class _FinishedTask:
     """A task whose coroutine came to its end in a worker, and how."""
 
-    def __init__(self, task: Task[Any], ended: Ended, strand: Strand) -> None:
+    def __init__(self, task: Task[Any], ended: Outcome, strand: Strand) -> None:
         self._task = task
         self._ended = ended
         self._strand = strand

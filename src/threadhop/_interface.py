@@ -11,11 +11,11 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
-from ._outcome import Ended
+from ._outcome import Outcome
 
 if TYPE_CHECKING:
-    from ._contexts import Tokens
     from ._strand import Strand
+    from ._variables import Tokens
 
 
 class Suspension(ABC):
@@ -45,7 +45,7 @@ class LoopSuspension(Suspension):
     __slots__ = ()
 
     @abstractmethod
-    def finish(self, ended: Ended) -> None:
+    def finish(self, ended: Outcome) -> None:
         """In a worker: have the loop finish the task, whose coroutine is at its end."""
 
     @abstractmethod
@@ -122,7 +122,7 @@ class Loop(ABC):
         """In the coroutine, on the loop: raise a cancellation that the task was not told yet."""
 
     @abstractmethod
-    def call(self, strand: Strand, func: Callable[[], Any], tokens: Tokens) -> Any:
+    def run(self, strand: Strand, func: Callable[[], Any], tokens: Tokens) -> Any:
         """In a worker of *strand*: call *func* on the loop, and wait.
 
         *tokens* belongs to the current Context.

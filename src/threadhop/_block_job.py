@@ -24,12 +24,12 @@ from concurrent.futures import Executor, Future
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import _parking
-from ._contract import Suspension
+from . import _away
 from ._driver import where_suspended
 from ._errors import DROPPED, INLINE, NOT_RUN, PICKLED, WORKER_GONE
-from ._executors import book
-from ._whereabouts import here
+from ._executors import submit
+from ._interface import Suspension
+from ._job import current
 
 if TYPE_CHECKING:
     from ._strand import Strand
@@ -41,13 +41,13 @@ POLL = 1.0
 _CANCELLED = "the task was cancelled"
 
 
-class Seat:
+class BlockJob:
     """One request for one worker of *executor*, and the job that it runs."""
 
     # As in a strand: what many of them need at once is in slots, the rest in the ``__dict__``.
     __slots__ = (
         "__dict__",
-        "_waiting",
+        "_suspension",
         "executor",
         "strand",
     )
@@ -63,12 +63,12 @@ class Seat:
     _submitter = 0
     #: The tasks that want to go on in this worker while it is parked; None releases it. Made by the
     #: worker before it lets go of the task, so whoever has the task finds it.
-    _inbox: queue.SimpleQueue[ParkedTask | None] | None = None
+    _inbox: queue.SimpleQueue[WorkerSuspension | None] | None = None
     #: Where the task is while the worker is parked; None is the loop.
     _towards: Executor | None = None
     #: Whether the parked worker has given up. Written by it before it looks into the inbox for the
     #: last time, read after something was put there.
-    is_vacant = False
+    has_given_up = False
     #: The tasks that need this worker, if one of them has adopted it; see ``_adoption``. Made and
     #: added to on the loop thread; each task is taken out by the thread that has it. The steps of a
     #: set are atomic.
@@ -80,7 +80,7 @@ class Seat:
         #: long. Written by whoever ends the request, and by who releases the worker.
         self.strand: Strand | None = strand
         #: Where the task waits, and goes on if the request fails.
-        self._waiting: Suspension | None = waiting
+        self._suspension: Suspension | None = waiting
 
     # In the thread that the task is leaving.
 
@@ -91,7 +91,7 @@ class Seat:
         token = strand.token
         token.queued_job = self
         try:
-            book(self)
+            submit(self)
         except BaseException as exc:
             # An executor may raise although a worker has the job already: then the task is on
             # its way, and what we know of the error is not for it.
@@ -101,7 +101,7 @@ class Seat:
         if token.why is not None:
             self.fail(None)
 
-    def submit(self) -> None:
+    def call_submit(self) -> None:
         self._submitter = get_ident()
         future: Future[None] | None = self.executor.submit(self)
         if future is not None:  # Some executors return odd things.
@@ -119,10 +119,10 @@ class Seat:
         first = self.__dict__.setdefault("claimed", failure)
         if type(first) is int:
             return False
-        waiting = self._waiting
+        waiting = self._suspension
         if waiting is not None:
             waiting.resume()
-        self._waiting = self.strand = None
+        self._suspension = self.strand = None
         return first is failure
 
     def is_done(self, future: Future[None]) -> None:
@@ -141,7 +141,7 @@ class Seat:
 
     def take_failure(self) -> BaseException | str | None:
         """Why the task cannot go on here; None if it was cancelled, or if nobody knows."""
-        if self.is_vacant:
+        if self.has_given_up:
             return WORKER_GONE
         failure = self.claimed
         if failure is _CANCELLED or failure is None or isinstance(failure, int):
@@ -166,7 +166,7 @@ class Seat:
             strand.abandon()
             return
         # An executor that helps out while it waits may run a job inside another one.
-        slot = here.slot
+        slot = current.slot
         outer, slot.job = slot.job, self
         # Hooks are a matter of the thread. Without the loop's own, an async generator that is
         # first iterated in the body would never be finalized.
@@ -199,44 +199,44 @@ class Seat:
         """
         inbox = self._inbox
         assert inbox is not None, "made before the task left"
-        _parking.leave(self, self._towards)
+        _away.mark_away(self, self._towards)
         try:
             while True:
                 try:
-                    parked_task = inbox.get(True, POLL)
+                    worker_suspension = inbox.get(True, POLL)
                 except queue.Empty:
                     if not all(holder.is_gone() for holder in list(self.holders or (strand,))):
                         continue
-                    self.is_vacant = True
+                    self.has_given_up = True
                     # The task may come just now. Either it is found here, or who put it sees that
                     # nobody is there; if both, the one that takes the task has it.
                     try:
-                        parked_task = inbox.get_nowait()
+                        worker_suspension = inbox.get_nowait()
                     except queue.Empty:
                         for holder in list(self.holders or (strand,)):
                             if holder.is_in_loop_part_of(self):
                                 holder.abandon()
                         return None
-                    found = None if parked_task is None else parked_task.take()
+                    found = None if worker_suspension is None else worker_suspension.take()
                     if found is not None:
-                        self.is_vacant = False
+                        self.has_given_up = False
                     return found
-                if parked_task is None:
+                if worker_suspension is None:
                     if self.holders:
                         continue
                     return None
-                if (found := parked_task.take()) is not None:
+                if (found := worker_suspension.take()) is not None:
                     return found
         finally:
-            _parking.come_back(self)
+            _away.mark_back(self)
 
     # In the thread that has the task.
 
-    def put(self, parked_task: ParkedTask) -> None:
+    def unpark(self, worker_suspension: WorkerSuspension) -> None:
         """Have the parked worker go on with the task."""
         assert self._inbox is not None, "made before the worker parked"
-        self._inbox.put(parked_task)
-        if self.is_vacant and (strand := parked_task.take()) is not None:
+        self._inbox.put(worker_suspension)
+        if self.has_given_up and (strand := worker_suspension.take()) is not None:
             strand.worker_is_gone()
 
     def release_worker(self, strand: Strand) -> None:
@@ -270,18 +270,18 @@ class Seat:
         raise TypeError(PICKLED.format(executor=type(self.executor).__qualname__))
 
 
-class ParkedTask(Suspension):
+class WorkerSuspension(Suspension):
     """A task that wants to go on in a parked worker."""
 
     __slots__ = ("_job", "_strand")
 
-    def __init__(self, job: Seat, strand: Strand) -> None:
+    def __init__(self, job: BlockJob, strand: Strand) -> None:
         self._job = job
         #: Whoever takes it out has the task: the worker, or the one who finds the worker gone.
         self._strand: list[Any] = [strand]
 
     def resume(self) -> None:
-        self._job.put(self)
+        self._job.unpark(self)
 
     def take(self) -> Strand | None:
         """The task; None if somebody has taken it before."""

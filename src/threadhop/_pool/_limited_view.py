@@ -1,6 +1,6 @@
 """``WorkerPool.limited(n)``: an executor with a limit of its own over the threads of a pool.
 
-The jobs of a view wait in its own queue. What the pool gets are *turns*, at most n at a time: a
+The jobs of a view wait in its own queue. What the pool gets are *limiter*, at most n at a time: a
 worker that has a turn does the oldest job of the view, and then hands the turn in, or queues up
 with it again, behind the others' jobs. So a full view leaves the pool's other workers alone.
 
@@ -18,10 +18,10 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import ParamSpec, TypeVar
 
-from ._errors import DROPPED, NO_JOIN, POOL_SHUT_DOWN
-from ._places import drain, holding
+from .._errors import DROPPED, NO_JOIN, POOL_SHUT_DOWN
+from ._permits import drain, holding
+from ._threads import Threads
 from ._work_item import Job, WorkItem
-from ._workers import Crew
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,20 +39,20 @@ class LimitedView(Executor):
     .. versionadded:: 0.1
     """
 
-    def __init__(self, pool: Executor, crew: Crew, limit: int) -> None:
-        # A worker that has a turn keeps the turns, and nothing of the pool.
+    def __init__(self, pool: Executor, threads: Threads, limit: int) -> None:
+        # A worker that has a turn keeps the limiter, and nothing of the pool.
         self._pool = pool
-        self._turns = Turns(crew, limit)
+        self._limiter = ViewLimiter(threads, limit)
         #: For the blocks and calls of this library: no future is made.
-        self.put: Callable[[Job], None] = self._turns.put
+        self.put: Callable[[Job], None] = self._limiter.put
 
     @property
     def _max_workers(self) -> int:
-        return self._turns.limit
+        return self._limiter.limit
 
     @property
     def _shutdown(self) -> bool:
-        return self._turns.is_closed or self._turns.crew.refusal is not None
+        return self._limiter.is_closed or self._limiter.threads.make_refusal is not None
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Schedule ``fn(*args, **kwargs)`` and return the future of its result.
@@ -75,44 +75,44 @@ class LimitedView(Executor):
         Raises:
             RuntimeError: A job of the view waits for its own end.
         """
-        self._turns.close(drop=cancel_futures)
+        self._limiter.close(drop=cancel_futures)
         if wait:
-            self._turns.join()
+            self._limiter.join()
 
     # For the blocks and calls of this library, as in the pool.
 
     def away(self) -> None:
         """In the worker of a job, whose body goes elsewhere: it does not count until it is back."""
-        self._turns.away()
+        self._limiter.away()
 
     def back(self) -> None:
         """In the same worker: the body has come back. It goes on at once."""
-        self._turns.back()
+        self._limiter.back()
 
     def is_exhausted(self) -> bool:
         """Whether all threads that the pool may have are away."""
-        return self._turns.crew.is_exhausted()
+        return self._limiter.threads.is_exhausted()
 
 
-class Turns:
-    """The jobs of a view, and the turns that it has taken in the pool."""
+class ViewLimiter:
+    """The jobs of a view, and the limiter that it has taken in the pool."""
 
-    def __init__(self, crew: Crew, limit: int) -> None:
-        self.crew = crew
+    def __init__(self, threads: Threads, limit: int) -> None:
+        self.threads = threads
         self.limit = limit
-        #: An RLock for the same reasons as that of the crew. Under it, no other lock is taken.
+        #: An RLock for the same reasons as that of the threads. Under it, no other lock is taken.
         self._lock = threading.RLock()
         #: Its steps are atomic: no lock.
         self._waiting: deque[Job] = deque()
         # These change under the lock. Their lengths may be read without it.
         self._active: set[_Turn] = set()
         #: One entry for each turn whose body is away.
-        self._gone: deque[None] = deque()
+        self._away: deque[None] = deque()
         #: Written under the lock, once.
         self.is_closed = False
         #: Set when it is closed, and the last turn has ended.
         self._over = threading.Event()
-        crew.add_source(self)
+        threads.add_view(self)
 
     # In any thread.
 
@@ -120,8 +120,8 @@ class Turns:
         self._check()
         self._waiting.append(job)
         if self._has_room():
-            self._take_turn(self.crew.put, job)
-        if self.is_closed or self.crew.refusal is not None:
+            self._take_turn(self.threads.put, job)
+        if self.is_closed or self.threads.make_refusal is not None:
             # What waited may have been dropped before the job was there.
             try:
                 self._waiting.remove(job)
@@ -130,13 +130,13 @@ class Turns:
             self._check()
 
     def _check(self) -> None:
-        if self.crew.refusal is not None:
-            raise self.crew.refusal()
+        if self.threads.make_refusal is not None:
+            raise self.threads.make_refusal()
         if self.is_closed:
             raise RuntimeError(POOL_SHUT_DOWN)
 
     def _has_room(self) -> bool:
-        return len(self._active) - len(self._gone) < self.limit
+        return len(self._active) - len(self._away) < self.limit
 
     def _take_turn(self, put: Callable[[Job], None], job: Job | None = None) -> None:
         """Ask the pool for one more worker, if something waits and there is room."""
@@ -181,7 +181,7 @@ class Turns:
         """Under the lock."""
         self.is_closed = True
         if drop:
-            # Turns that have not begun are for nothing: nobody needs to wait for them.
+            # ViewLimiter that have not begun are for nothing: nobody needs to wait for them.
             self._active = {turn for turn in self._active if turn.thread}
         if not self._active:
             self._over.set()
@@ -194,10 +194,10 @@ class Turns:
         self._over.wait()
 
     def start_afresh(self) -> None:
-        """In the child of a fork, as the crew does."""
+        """In the child of a fork, as the threads does."""
         self._lock = threading.RLock()
         self._waiting.clear()
-        self._gone.clear()
+        self._away.clear()
         here = get_ident()
         self._active = {turn for turn in self._active if turn.thread == here}
         self._over = threading.Event()
@@ -214,8 +214,8 @@ class Turns:
             return True
 
     def serve(self, turn: _Turn) -> None:
-        crew, waiting = self.crew, self._waiting
-        while len(self._active) - len(self._gone) <= self.limit:
+        threads, waiting = self.threads, self._waiting
+        while len(self._active) - len(self._away) <= self.limit:
             try:
                 job = waiting.popleft()
             except IndexError:
@@ -224,14 +224,14 @@ class Turns:
                 job()
             finally:
                 del job
-            if waiting and crew.waiting:
+            if waiting and threads.waiting:
                 # Others wait for this worker, too. It looks for them next.
                 turn.thread = 0
-                crew.waiting.append(turn)
+                threads.waiting.append(turn)
                 return
         self.end(turn)
         if self._waiting and self._has_room():
-            self._take_turn(self.crew.put_again)
+            self._take_turn(self.threads.requeue)
 
     def end(self, turn: _Turn) -> None:
         holding(self._lock, self._end, turn)
@@ -244,32 +244,32 @@ class Turns:
 
     def away(self) -> None:
         with self._lock:
-            self._gone.append(None)
+            self._away.append(None)
         if self._waiting:
-            self._take_turn(self.crew.put_again)
-        self.crew.away()
+            self._take_turn(self.threads.requeue)
+        self.threads.away()
 
     def back(self) -> None:
         with self._lock:
-            self._gone.pop()
-        self.crew.back()
+            self._away.pop()
+        self.threads.back()
 
 
 class _Turn:
     """One at a time for each job of the view that the pool works on: the pool's job."""
 
-    __slots__ = ("_turns", "thread")
+    __slots__ = ("_limiter", "thread")
 
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
+    def __init__(self, limiter: ViewLimiter) -> None:
+        self._limiter = limiter
         #: Where it is done; 0 while it waits. Written by the worker.
         self.thread = 0
 
     def __call__(self) -> None:
-        if self._turns.begin(self):
-            self._turns.serve(self)
+        if self._limiter.begin(self):
+            self._limiter.serve(self)
 
     def fail(self, error: BaseException | str | None) -> bool:
-        self._turns.end(self)
-        self._turns.drop_if_alone(error)
+        self._limiter.end(self)
+        self._limiter.drop_if_alone(error)
         return True

@@ -12,9 +12,9 @@ from contextvars import Context, copy_context
 from typing import Any, Protocol
 
 from .._cancel_token import CancelToken
-from .._contexts import Tokens, carry_over
 from .._errors import LOOP_IS_CLOSED, LOOP_WENT_AWAY
-from .._outcome import Ended
+from .._outcome import Outcome
+from .._variables import Tokens, merge_changes
 
 #: Seconds after which a waiting worker looks whether the loop is still there.
 POLL = 1.0
@@ -37,7 +37,7 @@ class Caller(Protocol):
         ...
 
 
-class LoopCall:
+class FromThreadCall:
     """One call of a function or coroutine function."""
 
     __slots__ = ("_caller", "_context", "_ended", "_func", "_loop", "_task")
@@ -120,7 +120,7 @@ class LoopCall:
             task.cancel(*why)
 
     def _end(self, value: Any, error: BaseException | None) -> None:
-        self._ended.put(Ended(value, error))
+        self._ended.put(Outcome(value, error))
 
     def is_made_by(self, strand: object) -> bool:
         """In the loop thread: whether the coroutine of the call runs in the task of *strand*."""
@@ -137,7 +137,7 @@ class LoopCall:
                 self._loop.call_soon_threadsafe(self._cancel, why)
 
 
-def call_in_loop(
+def from_thread_run(
     post: Post, loop: AbstractEventLoop, caller: Caller, func: Callable[[], Any], tokens: Tokens
 ) -> Any:
     """In a worker of *caller*: call *func* on its loop, and wait.
@@ -150,6 +150,6 @@ def call_in_loop(
     values = copy_context()
     context = values.copy()
     try:
-        return LoopCall(loop, caller, func, context).run(post)
+        return FromThreadCall(loop, caller, func, context).run(post)
     finally:
-        carry_over(context, values, tokens)
+        merge_changes(context, values, tokens)

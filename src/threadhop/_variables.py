@@ -26,7 +26,7 @@ Tokens = dict[ContextVar[Any], Token[Any]]
 _UNSET: Any = object()
 
 
-def is_unchanged(context: Context, copy: Context) -> bool:
+def is_same_mapping(context: Context, copy: Context) -> bool:
     """Whether nothing was set or reset in *context* since *copy* was made of it.
 
     A Context is one reference, to a mapping that is never written to; a copy refers to the same
@@ -42,20 +42,20 @@ def is_unchanged(context: Context, copy: Context) -> bool:
 
 if "t" in getattr(sys, "abiflags", ""):
     # On a free-threaded build the question would stop all threads, and wait for that.
-    def is_unchanged(context: Context, copy: Context) -> bool:
+    def is_same_mapping(context: Context, copy: Context) -> bool:
         return False
 
 
-def fill(theirs: Context, tokens: Tokens) -> None:
+def copy_all(theirs: Context, tokens: Tokens) -> None:
     """Write all of *theirs* into the current Context, which is empty. *tokens* belongs to it."""
     for var, value in theirs.items():
         tokens[var] = var.set(value)
 
 
-def carry_over(theirs: Context, base: Context, tokens: Tokens) -> bool:
+def merge_changes(theirs: Context, base: Context, tokens: Tokens) -> bool:
     """Write into the current Context what *theirs* changed since *base*.
 
-    *tokens* belongs to the current Context, like those of ``fill``. False if a
+    *tokens* belongs to the current Context, like those of ``copy_all``. False if a
     variable could not be unset for want of a Token: the code that set it has that.
     """
     complete = True
@@ -111,7 +111,7 @@ class TaskVariables:
         """In the coroutine, on the loop, in the Context of the task."""
         # Others may change the variables while the task is away, if they share its Context.
         snapshot, last = copy_context(), self._loop_snapshot
-        if last is None or not is_unchanged(snapshot, last):
+        if last is None or not is_same_mapping(snapshot, last):
             self._worker_snapshot = None
         self._loop_snapshot = snapshot
 
@@ -126,10 +126,10 @@ class TaskVariables:
             # If a variable cannot be unset, start anew. Tokens from here are worth nothing then,
             # but values come first. It takes another task that shares the Context to come to this.
             tokens = self._tokens or ({}, {})
-            if context is None or not context.run(carry_over, values, context, tokens[0]):
+            if context is None or not context.run(merge_changes, values, context, tokens[0]):
                 context = self.worker_context = Context()
                 self._tokens = tokens = ({}, tokens[1])
-                context.run(fill, values, tokens[0])
+                context.run(copy_all, values, tokens[0])
         except BaseException as exc:
             problem = exc
         assert context is not None, "made here if there was none"
@@ -141,11 +141,11 @@ class TaskVariables:
         context, snapshot = self.worker_context, self._worker_snapshot
         if context is None or snapshot is None:  # It was on no worker: see ``_adoption``.
             return
-        if not is_unchanged(context, snapshot):
+        if not is_same_mapping(context, snapshot):
             values, self._loop_snapshot = self._loop_snapshot, None
             assert values is not None, "kept since the task left the loop"
             assert self._tokens is not None, "made with the Context"
-            carry_over(context, values, self._tokens[1])
+            merge_changes(context, values, self._tokens[1])
 
     @property
     def worker_tokens(self) -> Tokens:

@@ -12,29 +12,29 @@ from typing import TYPE_CHECKING, Any
 
 from ._errors import ALL_PARKED, log
 from ._pool import WorkerPool
-from ._pool_view import LimitedView
+from ._pool._limited_view import LimitedView
 
 if TYPE_CHECKING:
-    from ._backends._call import Call
-    from ._seat import Seat
+    from ._block_job import BlockJob
+    from ._call_job import CallJob
 
 #: They start another worker for one that is away. Not a subclass: who knows where its jobs run.
-_COUNT_THEMSELVES = frozenset((WorkerPool, LimitedView))
+COMPENSATES = frozenset((WorkerPool, LimitedView))
 
 _PARKED = "_threadhop_parked"
 _WARNED = "_threadhop_warned"
 
 
-def leave(seat: Seat | Call, towards: Executor | None) -> None:
+def mark_away(job: BlockJob | CallJob, towards: Executor | None) -> None:
     """In the worker, which is about to wait: its task is away on the loop, or in *towards*."""
-    executor: Any = seat.executor
-    counts_itself = type(executor) in _COUNT_THEMSELVES
+    executor: Any = job.executor
+    counts_itself = type(executor) in COMPENSATES
     if not counts_itself and type(executor) is not ThreadPoolExecutor:
         return
     owner = _owner(executor)
-    parked: set[Seat | Call] = owner.__dict__.setdefault(_PARKED, set())
+    parked: set[BlockJob | CallJob] = owner.__dict__.setdefault(_PARKED, set())
     # Noted for at least as long as it counts: whoever finds all of them away knows their lines.
-    parked.add(seat)
+    parked.add(job)
     if counts_itself:
         executor.away()
     # A task that went to another pool comes back by itself, unless all of that is parked, too.
@@ -57,23 +57,23 @@ def _owner(executor: Executor) -> Executor:
 
 def _threads_of(owner: Any) -> int:
     """How many there may be."""
-    threads: int = owner._crew.max_threads if type(owner) is WorkerPool else owner._max_workers
+    threads: int = owner._workers.max_threads if type(owner) is WorkerPool else owner._max_workers
     return threads
 
 
 def _all_parked(executor: Executor) -> bool:
-    if type(executor) in _COUNT_THEMSELVES:
+    if type(executor) in COMPENSATES:
         return executor.is_exhausted()  # type: ignore[attr-defined, no-any-return]
     if type(executor) is not ThreadPoolExecutor:
         return False
     return len(executor.__dict__.get(_PARKED, ())) >= executor._max_workers
 
 
-def come_back(seat: Seat | Call) -> None:
+def mark_back(job: BlockJob | CallJob) -> None:
     """In the worker, which goes on."""
-    executor: Any = seat.executor
-    if type(executor) in _COUNT_THEMSELVES:
+    executor: Any = job.executor
+    if type(executor) in COMPENSATES:
         executor.back()
     parked = _owner(executor).__dict__.get(_PARKED)
     if parked is not None:
-        parked.discard(seat)
+        parked.discard(job)
