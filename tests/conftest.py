@@ -12,7 +12,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Self
 
 import pytest
-from _loops import LOOPS, LoopKind
+from helpers.loops import LOOPS, LoopKind
 
 import threadhop
 

@@ -15,8 +15,8 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
-from _loops import LoopKind
-from _steps import LIMIT, Gate, turns, until
+from helpers.loops import LoopKind
+from helpers.steps import LIMIT, Gate, turns, until
 
 from threadhop import WorkerPool, check_cancelled, eventloop, exec_in_eventloop, threadpool
 from threadhop._strand import Strand

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from _loops import LoopKind
-from _steps import LIMIT, Gate, busy, turns, until, wait_until
+from helpers.loops import LoopKind
+from helpers.steps import LIMIT, Gate, busy, turns, until, wait_until
 
 import threadhop
 from threadhop import (

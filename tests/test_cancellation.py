@@ -10,8 +10,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from _loops import LoopKind
-from _steps import LIMIT, Gate, busy, turns, until, wait_until
+from helpers.loops import LoopKind
+from helpers.steps import LIMIT, Gate, busy, turns, until, wait_until
 
 import threadhop._block_job
 from threadhop import threadpool

@@ -14,8 +14,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from _loops import LoopKind
-from _steps import Gate, turns, until, wait_until
+from helpers.loops import LoopKind
+from helpers.steps import Gate, turns, until, wait_until
 
 from threadhop import (
     cancellation_guard,

@@ -9,8 +9,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from _loops import LoopKind
-from _steps import LIMIT, Gate
+from helpers.loops import LoopKind
+from helpers.steps import LIMIT, Gate
 
 from threadhop import (
     configure,

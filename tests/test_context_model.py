@@ -16,8 +16,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from _loops import LoopKind
-from _steps import LIMIT
+from helpers.loops import LoopKind
+from helpers.steps import LIMIT
 
 from threadhop import WorkerPool, _variables, eventloop, exec_in_eventloop, threadpool
 

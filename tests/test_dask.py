@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _child import run_in_child
+from helpers.child import run_in_child
 
 pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
 
@@ -26,8 +26,8 @@ from pathlib import Path
 sys.path.insert(0, {here!r})
 import dask
 import distributed
-import _remote_work as work
-from _steps import LIMIT, turns, until
+from helpers import remote_work as work
+from helpers.steps import LIMIT, turns, until
 from threadhop import *
 
 folder = Path({folder!r})

@@ -14,8 +14,8 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
-from _loops import LoopKind
-from _steps import Gate, busy, turns, until
+from helpers.loops import LoopKind
+from helpers.steps import Gate, busy, turns, until
 
 from threadhop import eventloop, threadpool
 

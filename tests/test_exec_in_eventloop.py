@@ -13,8 +13,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from _loops import LoopKind
-from _steps import LIMIT, Gate, turns, until
+from helpers.loops import LoopKind
+from helpers.steps import LIMIT, Gate, turns, until
 
 from threadhop import eventloop, exec_in_eventloop, threadpool
 

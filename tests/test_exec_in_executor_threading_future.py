@@ -16,10 +16,10 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecu
 from typing import Any
 
 import pytest
-from _child import run_in_child
-from _garbage import IS_PYPY, MAY_DEFER, Thing, collect_until
-from _loops import LoopKind
-from _steps import LIMIT, Gate, HeldExecutor, busy, until, wait_until
+from helpers.child import run_in_child
+from helpers.garbage import IS_PYPY, MAY_DEFER, Thing, collect_until
+from helpers.loops import LoopKind
+from helpers.steps import LIMIT, Gate, HeldExecutor, busy, until, wait_until
 
 from threadhop import (
     check_cancelled,

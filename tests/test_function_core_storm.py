@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from _loops import LoopKind
-from _steps import until
+from helpers.loops import LoopKind
+from helpers.steps import until
 
 from threadhop import (
     AsyncExecutor,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from _loops import LoopKind
+from helpers.loops import LoopKind
 
 from threadhop import WorkerPool, exec_in_executor, threadpool
 

@@ -14,8 +14,8 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from _loops import LoopKind
-from _steps import turns, until, wait_until
+from helpers.loops import LoopKind
+from helpers.steps import turns, until, wait_until
 
 from threadhop import eventloop, exec_in_eventloop, threadpool
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from _child import run_in_child
+from helpers.child import run_in_child
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

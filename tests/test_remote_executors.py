@@ -18,12 +18,12 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import _remote_work as work
 import pytest
-from _child import run_in_child
-from _loops import LoopKind
-from _remote_work import FileGate
-from _steps import LIMIT, turns, until, wait_until
+from helpers import remote_work as work
+from helpers.child import run_in_child
+from helpers.loops import LoopKind
+from helpers.remote_work import FileGate
+from helpers.steps import LIMIT, turns, until, wait_until
 
 from threadhop import (
     AsyncExecutor,
@@ -33,7 +33,7 @@ from threadhop import (
     unwrap_future,
 )
 
-#: Where the other side finds ``_remote_work``.
+#: Where the other side finds ``helpers.remote_work``.
 HERE = str(Path(__file__).parent)
 
 WORKERS = 2
@@ -425,8 +425,8 @@ import asyncio, os, signal, sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 sys.path.insert(0, {here!r})
-import _remote_work as work
-from _steps import LIMIT, until
+from helpers import remote_work as work
+from helpers.steps import LIMIT, until
 from test_remote_executors import process_pool
 from threadhop import *
 

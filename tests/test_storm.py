@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from _loops import LoopKind
-from _storm import OopsError, Storm, here, number_of_this, run_storm
+from helpers.loops import LoopKind
+from helpers.storm import OopsError, Storm, here, number_of_this, run_storm
 
 from threadhop import threadpool
 

@@ -13,9 +13,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pytest
-from _child import run_in_child
-from _loops import LoopKind
-from _steps import LIMIT
+from helpers.child import run_in_child
+from helpers.loops import LoopKind
+from helpers.steps import LIMIT
 
 from threadhop import ensure_thread_event_loop, exec_in_executor
 

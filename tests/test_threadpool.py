@@ -15,8 +15,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from _child import run_in_child
-from _loops import LoopKind
+from helpers.child import run_in_child
+from helpers.loops import LoopKind
 
 import threadhop
 from threadhop import threadpool

@@ -12,7 +12,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import ContextVar
 
 import pytest
-from _loops import LoopKind
+from helpers.loops import LoopKind
 
 from threadhop import threadpool
 

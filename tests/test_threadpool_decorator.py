@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
-from _loops import LoopKind
+from helpers.loops import LoopKind
 
 from threadhop import threadpool
 

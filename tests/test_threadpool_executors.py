@@ -18,7 +18,7 @@ from concurrent.futures import (
 from typing import Any
 
 import pytest
-from _loops import LOOPS, LoopKind
+from helpers.loops import LOOPS, LoopKind
 
 from threadhop import threadpool
 

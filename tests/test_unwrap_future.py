@@ -12,8 +12,8 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from _loops import LoopKind
-from _steps import LIMIT, Gate, busy, turns, until
+from helpers.loops import LoopKind
+from helpers.steps import LIMIT, Gate, busy, turns, until
 
 from threadhop import exec_in_executor_threading_future, threadpool, unwrap_future
 

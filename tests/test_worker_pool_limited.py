@@ -12,8 +12,8 @@ from concurrent.futures.thread import BrokenThreadPool
 from typing import Any
 
 import pytest
-from _pool_jobs import Told, are_gone
-from _steps import LIMIT, Gate, busy, wait_until
+from helpers.pool_jobs import Told, are_gone
+from helpers.steps import LIMIT, Gate, busy, wait_until
 
 from threadhop import LimitedView, WorkerPool, threadpool
 from threadhop._errors import DROPPED

@@ -26,9 +26,9 @@ from concurrent.futures.thread import BrokenThreadPool
 from typing import Any
 
 import pytest
-from _loops import LoopKind
-from _pool_jobs import are_gone
-from _steps import LIMIT, Gate, busy, wait_until
+from helpers.loops import LoopKind
+from helpers.pool_jobs import are_gone
+from helpers.steps import LIMIT, Gate, busy, wait_until
 
 Pools = type[ThreadPoolExecutor]
 name_here = contextvars.ContextVar[str]("name_here")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from _child import run_in_child
+from helpers.child import run_in_child
 
 EXAMPLE = str(Path(__file__).parents[2] / "examples" / "cluster.py")
 NEEDED = "this example needs Dask: python -m pip install 'threadhop[dask]'\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from _examples import Example
+from helpers.examples import Example
 
 EXAMPLE = Example("legacy_report", "each handler does what it promises")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 import pytest
-from _child import run_in_child
-from _examples import Example
+from helpers.child import run_in_child
+from helpers.examples import Example
 
 EXAMPLE = Example("stream_rows", "every row is right, and nothing is left behind")
 

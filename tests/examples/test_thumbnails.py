@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from _child import run_in_child
-from _examples import Example
+from helpers.child import run_in_child
+from helpers.examples import Example
 
 EXAMPLE = Example("thumbnails", "every thumbnail and every row is right")
 

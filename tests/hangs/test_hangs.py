@@ -7,7 +7,7 @@ import signal
 import sys
 
 import pytest
-from _child import STEPS, run_in_child
+from helpers.child import STEPS, run_in_child
 
 posix = pytest.mark.skipif(
     os.name != "posix", reason="sends SIGINT to a thread, which only POSIX can"

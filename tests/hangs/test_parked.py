@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from _child import STEPS, run_in_child
+from helpers.child import STEPS, run_in_child
 
 START = (
     STEPS

@@ -6,7 +6,7 @@ import os
 import textwrap
 
 import pytest
-from _child import run_in_child
+from helpers.child import run_in_child
 
 PRELUDE = """
 import asyncio, os, threading, warnings

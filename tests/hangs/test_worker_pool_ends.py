@@ -6,7 +6,7 @@ import os
 import sys
 
 import pytest
-from _child import STEPS, run_in_child
+from helpers.child import STEPS, run_in_child
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from _garbage import (
+from helpers.garbage import (
     IS_PYPY,
     MAY_DEFER,
     Scenario,
@@ -27,8 +27,8 @@ from _garbage import (
     collect_until,
     counts_references,
 )
-from _loops import LoopKind
-from _steps import LIMIT, Gate, HeldExecutor, busy, turns, until
+from helpers.loops import LoopKind
+from helpers.steps import LIMIT, Gate, HeldExecutor, busy, turns, until
 
 import threadhop._block_job
 from threadhop import threadpool

@@ -12,7 +12,7 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 import pytest
-from _garbage import (
+from helpers.garbage import (
     Scenario,
     Thing,
     assert_its_task_is_freed,
@@ -20,8 +20,8 @@ from _garbage import (
     collect_until,
     counts_references,
 )
-from _loops import LoopKind
-from _steps import LIMIT, Gate, busy, turns, until, wait_until
+from helpers.loops import LoopKind
+from helpers.steps import LIMIT, Gate, busy, turns, until, wait_until
 
 import threadhop._block_job
 from threadhop import eventloop, exec_in_eventloop, threadpool

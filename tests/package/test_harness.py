@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-import _loops
+import helpers.loops
 import pytest
-from _child import CAN_ASK_FOR_STACKS, run_in_child
-from _loops import LoopKind, PurePythonTask, StillRunningError, all_tasks
+from helpers.child import CAN_ASK_FOR_STACKS, run_in_child
+from helpers.loops import LoopKind, PurePythonTask, StillRunningError, all_tasks
 
 TESTS = Path(__file__).parents[1]
 
@@ -102,7 +102,7 @@ def test_a_main_that_will_not_be_cancelled_fails_too(
     expect_loop_errors: list[logging.LogRecord],
 ) -> None:
     """A hang is one failed test, and not the end of all tests."""
-    monkeypatch.setattr(_loops, "GRACE", 0.05)
+    monkeypatch.setattr(helpers.loops, "GRACE", 0.05)
 
     async def main() -> None:
         while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from _child import run_in_child
+from helpers.child import run_in_child
 
 #: What an asyncio program with threads has loaded anyway.
 BASELINE = "import asyncio, concurrent.futures.thread, typing"

@@ -14,8 +14,8 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from _loops import LoopKind
-from _steps import LIMIT, Gate, HeldExecutor, busy, turns, until, wait_until
+from helpers.loops import LoopKind
+from helpers.steps import LIMIT, Gate, HeldExecutor, busy, turns, until, wait_until
 
 from threadhop import _block_job, threadpool
 from threadhop._block_job import BlockJob

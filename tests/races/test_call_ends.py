@@ -16,8 +16,8 @@ from types import FrameType
 from typing import Any, Self
 
 import pytest
-from _loops import LOOPS, LoopKind
-from _steps import LIMIT, HeldExecutor, busy, turns
+from helpers.loops import LOOPS, LoopKind
+from helpers.steps import LIMIT, HeldExecutor, busy, turns
 
 from threadhop import AsyncExecutor, exec_in_executor
 from threadhop._loops import _asyncio_futures

@@ -21,8 +21,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from _interruptions import Interruption, interrupt
-from _steps import LIMIT, Gate, turns
+from helpers.interruptions import Interruption, interrupt
+from helpers.steps import LIMIT, Gate, turns
 
 from threadhop import (
     AsyncExecutor,

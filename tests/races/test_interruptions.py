@@ -9,8 +9,8 @@ from itertools import count
 from typing import Any
 
 import pytest
-from _interruptions import Interruption, interrupt
-from _steps import LIMIT, Gate, wait_until
+from helpers.interruptions import Interruption, interrupt
+from helpers.steps import LIMIT, Gate, wait_until
 
 from threadhop import WorkerPool, _executors, _pool
 from threadhop._pool import _limited_view, _permits, _threads, _work_item

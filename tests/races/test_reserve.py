@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from _steps import LIMIT, Gate, wait_until
+from helpers.steps import LIMIT, Gate, wait_until
 
 from threadhop import WorkerPool
 from threadhop._pool import _threads

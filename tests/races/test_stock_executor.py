@@ -16,8 +16,8 @@ from concurrent.futures.thread import BrokenThreadPool
 from typing import Any
 
 import pytest
-from _loops import LoopKind
-from _steps import LIMIT, Gate, busy, turns, until, wait_until
+from helpers.loops import LoopKind
+from helpers.steps import LIMIT, Gate, busy, turns, until, wait_until
 
 from threadhop import _executors, exec_in_executor, threadpool
 

@@ -11,8 +11,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from _loops import LoopKind
-from _steps import LIMIT, Gate, HeldExecutor, until, wait_until
+from helpers.loops import LoopKind
+from helpers.steps import LIMIT, Gate, HeldExecutor, until, wait_until
 
 from threadhop import (
     check_cancelled,

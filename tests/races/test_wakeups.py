@@ -15,8 +15,8 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from _loops import LoopKind
-from _steps import LIMIT, Gate, until, wait_until
+from helpers.loops import LoopKind
+from helpers.steps import LIMIT, Gate, until, wait_until
 
 from threadhop import threadpool
 from threadhop._loops._asyncio import AsyncioSuspension

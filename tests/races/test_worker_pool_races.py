@@ -10,8 +10,8 @@ from collections.abc import Callable
 from types import FrameType
 
 import pytest
-from _pool_jobs import LyingLock, Told, lie_about_idle, lie_about_waiting
-from _steps import LIMIT, Gate, busy, wait_until
+from helpers.pool_jobs import LyingLock, Told, lie_about_idle, lie_about_waiting
+from helpers.steps import LIMIT, Gate, busy, wait_until
 
 from threadhop import WorkerPool
 from threadhop._errors import DROPPED

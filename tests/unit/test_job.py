@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from _loops import LoopKind
-from _steps import LIMIT, Gate, until, wait_until
+from helpers.loops import LoopKind
+from helpers.steps import LIMIT, Gate, until, wait_until
 
 from threadhop import (
     eventloop,

@@ -17,7 +17,7 @@ CAN_ASK_FOR_STACKS = os.name == "posix"
 # Not -X faulthandler: that shows only one thread on PyPy.
 _PRELUDE = "import faulthandler as _; _.enable(all_threads=True); del _\n"
 
-#: For programs that put threads and tasks into an order, as ``_steps`` does for tests.
+#: For programs that put threads and tasks into an order, as ``helpers.steps`` does for tests.
 STEPS = """
 import asyncio, os, sys, time
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, TypeVar
 
-from _loops import LoopKind
+from helpers.loops import LoopKind
 
 here = threading.get_ident
 number_of_this = contextvars.ContextVar[int]("number_of_this")

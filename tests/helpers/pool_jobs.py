@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from _steps import LIMIT, Gate
+from helpers.steps import LIMIT, Gate
 
 from threadhop import WorkerPool
 from threadhop._pool._permits import _pop_and_call

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from _child import run_in_child
+from helpers.child import run_in_child
 
 #: What a program that spoils one begins with: the module is ``example``.
 LOAD = """
@@ -21,7 +21,7 @@ class Example:
 
     def __init__(self, name: str, verdict: str) -> None:
         self.name = name
-        self.path = str(Path(__file__).parents[1] / "examples" / f"{name}.py")
+        self.path = str(Path(__file__).parents[2] / "examples" / f"{name}.py")
         self.verdict = verdict + "\n"
 
     def check_selftest(self, *options: str, deadline: float = 50) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from _steps import LIMIT, turns, wait_until
+from helpers.steps import LIMIT, turns, wait_until
 
 IS_PYPY = sys.implementation.name == "pypy"
 #: Without a GIL some reference counts are merged later, so an object may look like garbage.

@@ -13,7 +13,7 @@ from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
-from _steps import LIMIT
+from helpers.steps import LIMIT
 
 import threadhop
 
