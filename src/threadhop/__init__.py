@@ -1,28 +1,32 @@
 """Leave blocking code where it is: ``async with threadpool():`` runs it on a worker thread.
 
-Five ideas: a task's line of control is a *strand*; when it leaves its loop, its *suspension* there
-is resumed at most once; it asks an executor for a worker by a *job*, which has one claim; the
-worker is the *driver* of the coroutine until that wants to be elsewhere; what is cancelled is
-remembered in one *cancel token*. ``docs/explanation/how-it-works.md`` tells them at length.
+Five ideas, and where each lives:
 
-The rooms, from the public face down; imports point down only:
+- a *strand*: one task's line of control, whatever thread it is on (``_strand.py``)
+- a *suspension*: a task that waits to go on, resumed at most once (``_interface.py``)
+- a *job*, which has one claim: a worker has it, or it has failed (``_block_job.py``)
+- the *driver*: the worker that resumes the coroutine until it leaves (``_driver.py``)
+- a *cancel token*: all that is remembered of a cancellation (``_cancel_token.py``)
 
-- ``_block``: ``threadpool()`` and ``eventloop()``; ``_function``: the decorator form;
-  ``_calls``: functions that run on the other side; ``_async_executor``: executors for coroutines;
-  ``_guard``: cancellation that nobody loses
-- ``_adoption``: a task that leaves a loop part which another one has entered
-- ``_backends``: what is asyncio's. ``_asyncio``: how a task leaves its loop and comes back;
-  ``_entry_queue``: what comes to a loop from other threads; ``_default_executor``; ``_loop_call``:
-  calls from a worker; ``_call``, ``_futures``: calls of an executor, and who waits for them
-- ``_strand``: one task, and the threads that it runs on; ``_entries``: what it has entered;
-  ``_contract``: what it asks of its loop; ``_cancel_token``; ``_traps``: every bare ``yield``
-- ``_seat``: the job of a block, one reserved worker; ``_driver``: one step of a coroutine
-- ``_executors``: how a job gets to a worker; ``_parking``: the workers that wait for a task
-- ``_pool``, ``_pool_view``: ``WorkerPool``; ``_workers``: its threads; ``_places``: who may work;
-  ``_process``: the end of the process
-- ``_thread_loop``, ``_remote``: a thread's own loop; calls that leave the process
-- ``_whereabouts``: what each thread does; ``_contexts``: the context variables of a task
-- ``_outcome``, ``_callables``, ``_settings``, ``_work_item``, ``_errors``: small things
+``docs/explanation/how-it-works.md`` tells them at length. Start to read with ``_strand.py``. The
+rooms, from the public face down; imports point down only, for types too:
+
+- what users call: ``_blocks.py``, ``_decorator.py``, ``_functions.py``, ``_async_executor.py``,
+  ``_cancellation.py``
+- a task away from its loop: ``_strand.py``, ``_entries.py`` (what it has entered), ``_adoption.py``
+  (a task leaves what another one has entered), ``_block_job.py`` (one reserved worker),
+  ``_traps.py`` (every bare ``yield``), ``_driver.py``, ``_variables.py``
+- a function on a worker: ``_call_job.py``, ``_remote.py`` (in another process), ``_thread_loop.py``
+  (the worker's own loop)
+- the event loops, ``_loops``; what a strand asks of one is in ``_interface.py``. asyncio's:
+  ``_loops/_asyncio.py``, ``_loops/_entry_queue.py``, ``_loops/_asyncio_futures.py``,
+  ``_loops/_from_thread.py``, ``_loops/_default_executor.py``. Another library is another file there
+- where jobs wait: ``_executors.py`` (the way to a worker), ``_away.py`` (workers that wait for a
+  task), ``_pool`` (``WorkerPool``): ``_pool/_limited_view.py``, ``_pool/_threads.py``,
+  ``_pool/_permits.py`` (who may work), ``_pool/_work_item.py``
+- small things: ``_job.py`` (the job of this thread), ``_cancel_token.py``, ``_outcome.py``,
+  ``_lifetime.py`` (the end of a thread, a loop, a process; a fork), ``_callables.py``,
+  ``_errors.py`` (every text)
 """
 
 from ._async_executor import AsyncExecutor as AsyncExecutor

@@ -1,20 +1,20 @@
-"""Whoever leaves a loop part, the rest of the block runs on its worker: the leaver adopts it.
+"""Adoption: a task that leaves a loop part which another task has entered.
 
 An async generator that yields in a loop part of its block is suspended there, and its worker waits.
-It may go on in another task than the one that entered: the loop's hook closes it after a ``break``,
-a framework closes it in a task of its own, each item is asked for by a task of its own. The task
-that leaves the loop part takes the generator's entries over. Its coroutine is then driven by the
-worker that waits, through the rest of the body and every ``finally``, and comes home at the end
-of the block. The task that entered has these entries no more.
+Another task than the *owner*, which entered, may go on with the generator: the loop's hook closes
+it after a ``break``, a framework closes it in a task of its own, or asks for each item in one. The
+task that leaves the loop part, the *leaver*, takes the generator's entries over. The worker that
+waits then drives the leaver through the rest of the body and every ``finally``, and the leaver
+returns to the loop at the end of the block. The owner has these entries no more.
 
-Entries move in a callback of the loop, when the leaver is suspended and the owner is at home. So
-neither is driven meanwhile, and no field needs a lock. An owner that is away is waited for: it
-serves those that wait when it is home, before it goes on. A worker may then belong to two tasks; it
-drives whichever comes.
+Entries move in a callback of the loop, when the leaver is suspended and the owner is on the loop.
+So no thread drives either of them meanwhile, and no field needs a lock. The leaver waits for an
+owner that is away: back on the loop the owner serves its departures before it goes on. Two tasks
+may then need one worker; it drives the one that comes.
 
-A coroutine that the garbage collector closes must not suspend. So a GeneratorExit is followed only
-if somebody awaits: every coroutine from here to the outermost one of the task stands at an await.
-Otherwise the worker is let go, with a warning.
+A coroutine that the garbage collector closes must not suspend. So a GeneratorExit moves a task only
+if the task awaits: every coroutine from here to its outermost one stands at an await. Otherwise the
+worker is let go, with a warning.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from types import FrameType
 from typing import Any
 
 from ._block_job import WorkerSuspension
-from ._entries import Entry, LoopPart, frames_up, jobs_of, leaving, split
+from ._entries import Entries, LoopPart, frames_up, innermost_job, jobs_of, leaving, split
 from ._errors import (
     LEFT_BY_COLLECTOR,
     LEFT_ELSEWHERE,
@@ -46,7 +46,7 @@ _YIELD, _RESUME = dis.opmap["YIELD_VALUE"], dis.opmap.get("RESUME")  # PyPy has 
 
 
 def leave_for_owner(
-    part: LoopPart, error: BaseException | None, frame: FrameType
+    part: LoopPart[Strand], error: BaseException | None, frame: FrameType
 ) -> Coroutine[Any, Any, None]:
     """In *frame*, outside of the strand that has entered *part*: leave it with *error*."""
     owner = part.owner_in(frame)
@@ -63,7 +63,7 @@ def leave_for_owner(
     return _leave_for(leaver, _Departure(owner, part, frame, leaver), owner, error)
 
 
-def let_go(part: LoopPart, frame: FrameType) -> None:
+def let_go(part: LoopPart[Strand], frame: FrameType) -> None:
     """In any thread: the garbage collector closes *frame*, which is in *part*."""
     owner = part.owner_in(frame)
     if owner is not None and not owner.loop.is_gone():  # Else its worker says that it is lost.
@@ -83,8 +83,8 @@ def refused(text: str) -> RuntimeError:
 def is_awaited(frame: FrameType) -> bool:
     """Whether a task waits for what happens in *frame*, so that it may be suspended there.
 
-    If not, the garbage collector closes a coroutine that everybody forgot. It does so in any
-    thread, in the middle of anything: some frame further up the stack does not stand at an await.
+    If not, the garbage collector closes a coroutine that everybody forgot, in any thread, in the
+    middle of anything: some frame further up the stack does not stand at an await.
     """
     coro = current_coroutine()
     if coro is None:
@@ -115,14 +115,15 @@ def _stands_at_await(frame: FrameType) -> bool:
 
 
 class _Departure(Suspension):
-    """A loop part is left by another task than the one that entered; or, if *leaver* is None, by
-    nobody who could go on: then its worker is let go.
+    """The leaver waits to go on in the worker of the owner.
+
+    Without a *leaver* no task could go on there: then the worker is let go.
     """
 
     __slots__ = ("_is_over", "_leaver", "_leaving", "_manager", "_owner", "_part", "_way")
 
     def __init__(
-        self, owner: Strand, part: LoopPart, frame: FrameType, leaver: Strand | None = None
+        self, owner: Strand, part: LoopPart[Strand], frame: FrameType, leaver: Strand | None = None
     ) -> None:
         self._owner = owner
         self._part = part
@@ -130,7 +131,7 @@ class _Departure(Suspension):
         self._manager = None if leaver is None else part.manager()
         self._leaving = leaving(frame)
         self._leaver = leaver
-        #: How the leaver goes on, when that is decided.
+        #: Resumes the leaver; None until that is decided.
         self._way: Suspension | None = None
         self._is_over = False
 
@@ -167,14 +168,14 @@ class _Departure(Suspension):
             self._way.resume()
 
     def _wait(self) -> None:
-        """The owner is away: until it is home; but not if it waits there for the leaver."""
+        """The owner is away: wait until it is on the loop, unless it waits there for the leaver."""
         owner, leaver = self._owner, self._leaver
         calling = owner.calling
         if leaver is not None and calling is not None and calling.is_made_by(leaver):
             log.warning(WAITS_FOR_LEAVER, owner.where())
             self._way = _refuse(leaver, refused(WAITS_FOR_LEAVER % owner.where()))
             self._go_on()
-            # What is left of the body runs on the loop, so its worker is not needed any more.
+            # The rest of the body runs on the loop, so its worker is not needed any more.
             self._leaver = self._way = None
         if self not in owner.departures:
             owner.departures += (self,)
@@ -183,8 +184,8 @@ class _Departure(Suspension):
         """In any thread: the loop is closed. The worker finds out by itself."""
 
 
-def _let_go(owner: Strand, group: tuple[Entry, ...], rest: tuple[Entry, ...]) -> None:
-    """On the loop: nobody will leave *group*. Its workers are free."""
+def _let_go(owner: Strand, group: Entries, rest: Entries) -> None:
+    """On the loop: no task will leave *group*. Its workers are free."""
     owner.entries = rest
     owner.is_said_to_be_left = False
     for entry in group:
@@ -198,8 +199,8 @@ def _leave_for(
     leaver: Strand, departure: Suspension, owner: Strand, error: BaseException | None
 ) -> Coroutine[Any, Any, None]:
     """In the coroutine of *leaver*: return what leaves a loop part of *owner*, by *departure*."""
-    # Where it will go on is known when the entries have moved.
-    target = next((entry.job for entry in reversed(owner.entries) if entry.job is not None), None)
+    # A guess: the target is known when the entries have moved.
+    target = innermost_job(owner.entries)
     if target is None:  # Its workers were sent away in the meantime.
         raise RuntimeError(WORKER_GONE)
     leaver.entering = None
@@ -212,16 +213,14 @@ def _leave_for(
         error is not None
         and leaver.token.why is None
         and leaver.loop.is_cancellation(error)
-        # How often it had been cancelled when it came into the loop part, nobody knows.
+        # (Nobody knows how often it had been cancelled when it came into the loop part.)
         and leaver.loop.count_cancels()
     ):
         leaver.token.why = leaver.loop.why(error)
     return leave(leaver, leaver.suspend_on_loop(), error)
 
 
-def _adopt(
-    leaver: Strand, owner: Strand, group: tuple[Entry, ...], rest: tuple[Entry, ...]
-) -> Suspension:
+def _adopt(leaver: Strand, owner: Strand, group: Entries, rest: Entries) -> Suspension:
     """On the loop: *leaver* takes over *group* from *owner*. Return how it goes on."""
     entries = (*leaver.entries, *group)
     target = entries[-2].job if len(entries) > 1 else None
@@ -237,7 +236,7 @@ def _adopt(
     for entry in group:
         if isinstance(entry.manager, LoopPart):
             entry.manager.disown(owner)
-            if entry is not group[-1]:  # That one is just being left.
+            if entry is not group[-1]:  # The leaver is just leaving the last one.
                 entry.manager.owners += (leaver,)
     suspension = leaver.suspension
     assert suspension is not None, "a task that waits is suspended"

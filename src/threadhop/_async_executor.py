@@ -127,12 +127,12 @@ class AsyncExecutor(Generic[E]):
     async def run(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call *func* in the executor, and return its result.
 
-        It takes what ``exec_in_executor`` takes, and runs it in the same way.
+        *func* may be all that ``exec_in_executor`` takes, and runs in the same way.
 
-        Cancellation: a call that has not begun is taken back, and CancelledError comes at once. One
-        that runs is waited for: on a thread of this process ``check_cancelled()`` raises in it, and
-        a coroutine is cancelled; when it has ended, CancelledError is raised, whatever it returned
-        or raised (its error is the ``__context__``).
+        Cancellation: a call that has not begun is taken back, and CancelledError comes at once. A
+        call that runs is waited for: on a thread of this process ``check_cancelled()`` raises in
+        it, and a coroutine is cancelled; when the call has ended, CancelledError is raised,
+        whatever the call returned or raised (its error is the ``__context__``).
 
         Raises:
             TypeError: if *func* is not callable.
@@ -199,7 +199,7 @@ class AsyncExecutor(Generic[E]):
     async def shutdown(self, *, cancel_futures: bool = False) -> None:
         """Shut the executor down, and wait until it is, without blocking the loop.
 
-        It waits in a thread of its own. A task that is cancelled stops waiting; the executor is
+        A thread of its own waits for that. A task that is cancelled stops waiting; the executor is
         shut down all the same.
         """
         _backend(self._backend)
@@ -243,7 +243,7 @@ class AsyncExecutor(Generic[E]):
 
 
 class _Calls:
-    """The calls of one ``map`` that were started, and whose results nobody has taken."""
+    """The calls of one ``map`` that were started, and whose results were not taken."""
 
     def __init__(
         self,
@@ -279,7 +279,7 @@ class _Calls:
     async def results(self) -> AsyncGenerator[Any, None]:
         """A real generator: if it is left by ``break`` and forgotten, the loop closes it.
 
-        ``map`` takes the first item, which is none: the loop knows the generator from then on.
+        ``map`` itself takes the first item, a None: the loop knows the generator from then on.
         """
         futures = self._futures
         try:

@@ -1,18 +1,18 @@
-"""A worker thread that is reserved for one task, from the entry of a block to its exit.
+"""The job of a block: one worker thread, reserved for one task until the block ends.
 
-The task asks the executor for a worker by submitting the seat as a job. It may happen that the job
-is never run, so the request ends in one of several ways, each in a thread of its own:
+The task asks its executor for a worker by submitting the job. An executor may never run it, so a
+request ends in one of several ways, each in a thread of its own:
 
 - a worker runs the job                        (the worker)
 - the task is cancelled while the job waits    (the loop thread)
-- the executor drops the job                   (whoever shuts it down, or a worker)
+- the executor drops the job                   (the thread that shuts it down, or a worker)
 - ``submit`` raises, or runs the job inline    (the thread that the task is leaving)
 
-They may all happen at once. Each says what it claims by one ``setdefault``, a single step on every
-build, and the first one decides. If that is a worker, it drives the task. If it is a failure, the
-task goes on where it came from; all who see that may resume it, for a suspension is resumed at most
-once. So ``fail`` has no moment at which an interruption would lose the task: whoever comes next
-finishes what it began.
+All may come at once. Each claims the job by one ``setdefault``, a single step on every build, and
+the first one decides. A worker that has the claim drives the task. After a failure the task goes on
+where it came from: every thread that sees the failure may resume it, for a suspension is resumed at
+most once. So ``fail`` has no moment at which an interruption would lose the task: the next thread
+that calls it finishes what the interrupted one began.
 """
 
 from __future__ import annotations
@@ -22,22 +22,19 @@ import sys
 from _thread import get_ident
 from concurrent.futures import Executor, Future
 from types import CodeType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from . import _away
 from ._driver import where_suspended
 from ._errors import DROPPED, INLINE, NOT_RUN, PICKLED, WORKER_GONE
 from ._executors import submit
-from ._interface import Suspension
+from ._interface import AnyStrand, Suspension
 from ._job import current
-
-if TYPE_CHECKING:
-    from ._strand import Strand
 
 #: Seconds after which a parked worker looks whether its loop is still there.
 POLL = 1.0
 
-#: What ``fail`` claims with if the task was cancelled.
+#: The claim of ``fail`` if the task was cancelled.
 _CANCELLED = "the task was cancelled"
 
 
@@ -52,8 +49,8 @@ class BlockJob:
         "strand",
     )
 
-    #: What became of the request. A worker claims it with its thread's ident, a failure with an
-    #: error or its text. Written once, by ``setdefault``: a job that waits has no ``__dict__`` yet.
+    #: The end of the request: the ident of the worker's thread, or an error or its text.
+    #: Written once, by ``setdefault``: a job that waits has no ``__dict__`` yet.
     claimed: int | BaseException | str | None = None
     #: Where the block stands: cheaper to keep than its line, which is rarely wanted. Written by the
     #: coroutine when it is there.
@@ -62,30 +59,30 @@ class BlockJob:
     #: The thread that submits the job to an executor that might run it right there.
     _submitter = 0
     #: The tasks that want to go on in this worker while it is parked; None releases it. Made by the
-    #: worker before it lets go of the task, so whoever has the task finds it.
+    #: worker before it lets go of the task: every thread that has the task finds it.
     _inbox: queue.SimpleQueue[WorkerSuspension | None] | None = None
     #: Where the task is while the worker is parked; None is the loop.
     _towards: Executor | None = None
     #: Whether the parked worker has given up. Written by it before it looks into the inbox for the
-    #: last time, read after something was put there.
+    #: last time, read by ``unpark`` after it put something there.
     has_given_up = False
     #: The tasks that need this worker, if one of them has adopted it; see ``_adoption``. Made and
     #: added to on the loop thread; each task is taken out by the thread that has it. The steps of a
     #: set are atomic.
-    holders: set[Strand] | None = None
+    holders: set[AnyStrand] | None = None
 
-    def __init__(self, executor: Executor, strand: Strand, waiting: Suspension) -> None:
+    def __init__(self, executor: Executor, strand: AnyStrand, suspension: Suspension) -> None:
         self.executor = executor
-        #: None when the seat has no more to do with the task: the executor may keep the job for
-        #: long. Written by whoever ends the request, and by who releases the worker.
-        self.strand: Strand | None = strand
+        #: None when the job has no more to do with the task: the executor may keep the job for
+        #: long. Written by the thread that ends the request, or that releases the worker.
+        self.strand: AnyStrand | None = strand
         #: Where the task waits, and goes on if the request fails.
-        self._suspension: Suspension | None = waiting
+        self._suspension: Suspension | None = suspension
 
     # In the thread that the task is leaving.
 
     def request_worker(self) -> None:
-        """Ask the executor for a worker. Whatever goes wrong is told to the task."""
+        """Submit the job. The task hears of whatever goes wrong."""
         strand = self.strand
         assert strand is not None, "a worker is requested once"
         token = strand.token
@@ -94,7 +91,7 @@ class BlockJob:
             submit(self)
         except BaseException as exc:
             # An executor may raise although a worker has the job already: then the task is on
-            # its way, and what we know of the error is not for it.
+            # its way, and the error is not for it.
             if not self.fail(exc) and not isinstance(exc, Exception):
                 raise
         # A cancel may have come before it could see the job, see ``_cancel_token``.
@@ -119,16 +116,16 @@ class BlockJob:
         first = self.__dict__.setdefault("claimed", failure)
         if type(first) is int:
             return False
-        waiting = self._suspension
-        if waiting is not None:
-            waiting.resume()
+        suspension = self._suspension
+        if suspension is not None:
+            suspension.resume()
         self._suspension = self.strand = None
         return first is failure
 
     def is_done(self, future: Future[None]) -> None:
         """The executor has finished with the job; perhaps without ever running it.
 
-        It may call this under its own lock, so nothing here calls the executor.
+        The executor may call this under its own lock, so nothing here calls the executor.
         """
         if self.claimed is not None:  # The usual case. Not a decision: fail() takes that.
             return
@@ -152,7 +149,7 @@ class BlockJob:
     # In the worker.
 
     def __call__(self) -> None:
-        """The job: drive the task for as long as it has this seat."""
+        """The job: drive the task for as long as it has this worker."""
         thread = get_ident()
         if self._submitter == thread:
             self.fail(INLINE)
@@ -191,11 +188,11 @@ class BlockJob:
         if self._inbox is None:
             self._inbox = queue.SimpleQueue()
 
-    def _park(self, strand: Strand) -> Strand | None:
+    def _park(self, strand: AnyStrand) -> AnyStrand | None:
         """Wait for a task that wants to go on here. None if there never will be one.
 
-        No frame of this thread refers to the coroutine now, so one that is forgotten by everybody
-        can still be closed by the garbage collector.
+        No frame of this thread refers to the coroutine now, so the garbage collector can still
+        close one that everybody forgot.
         """
         inbox = self._inbox
         assert inbox is not None, "made before the task left"
@@ -203,44 +200,54 @@ class BlockJob:
         try:
             while True:
                 try:
-                    worker_suspension = inbox.get(True, POLL)
+                    suspension = inbox.get(True, POLL)
                 except queue.Empty:
-                    if not all(holder.is_gone() for holder in list(self.holders or (strand,))):
-                        continue
-                    self.has_given_up = True
-                    # The task may come just now. Either it is found here, or who put it sees that
-                    # nobody is there; if both, the one that takes the task has it.
-                    try:
-                        worker_suspension = inbox.get_nowait()
-                    except queue.Empty:
-                        for holder in list(self.holders or (strand,)):
-                            if holder.is_in_loop_part_of(self):
-                                holder.abandon()
-                        return None
-                    found = None if worker_suspension is None else worker_suspension.take()
-                    if found is not None:
-                        self.has_given_up = False
-                    return found
-                if worker_suspension is None:
+                    if all(holder.is_gone() for holder in self._tasks(strand)):
+                        return self._give_up(strand, inbox)
+                    continue
+                if suspension is None:
                     if self.holders:
                         continue
                     return None
-                if (found := worker_suspension.take()) is not None:
+                if (found := suspension.take()) is not None:
                     return found
         finally:
             _away.mark_back(self)
 
+    def _tasks(self, strand: AnyStrand) -> list[AnyStrand]:
+        """The tasks that may come back here."""
+        return list(self.holders or (strand,))
+
+    def _give_up(
+        self, strand: AnyStrand, inbox: queue.SimpleQueue[WorkerSuspension | None]
+    ) -> AnyStrand | None:
+        """Every task is gone: park no more. Returns one that came just now."""
+        self.has_given_up = True
+        # ``unpark`` puts, then reads that; this wrote it, then looks. So one of the two sees the
+        # other; if both do, the one that takes the task has it.
+        try:
+            suspension = inbox.get_nowait()
+        except queue.Empty:
+            for holder in self._tasks(strand):
+                if holder.is_in_loop_part_of(self):
+                    holder.abandon()
+            return None
+        found = None if suspension is None else suspension.take()
+        if found is not None:
+            self.has_given_up = False
+        return found
+
     # In the thread that has the task.
 
-    def unpark(self, worker_suspension: WorkerSuspension) -> None:
+    def unpark(self, suspension: WorkerSuspension) -> None:
         """Have the parked worker go on with the task."""
         assert self._inbox is not None, "made before the worker parked"
-        self._inbox.put(worker_suspension)
-        if self.has_given_up and (strand := worker_suspension.take()) is not None:
+        self._inbox.put(suspension)
+        if self.has_given_up and (strand := suspension.take()) is not None:
             strand.worker_is_gone()
 
-    def release_worker(self, strand: Strand) -> None:
-        """Send the worker away, if it is parked: *strand* will not come back, and nobody else."""
+    def release_worker(self, strand: AnyStrand) -> None:
+        """Send the worker away, if it is parked: *strand* will not come back, and no other task."""
         if self.holders is not None:
             self.holders.discard(strand)
         if not self.holders:
@@ -251,14 +258,14 @@ class BlockJob:
     # In any thread.
 
     @property
-    def caller(self) -> Strand | None:
-        """For whom the worker works."""
+    def caller(self) -> AnyStrand | None:
+        """The task for which the worker works."""
         return self.strand
 
     def where(self) -> str:
         """The ``file:line`` of the block that asked for the worker."""
         code, strand = self.code, self.strand
-        if code is None:  # Nobody has entered it yet, so it is where its task waits.
+        if code is None:  # The body has not begun, so the block stands where its task waits.
             return where_suspended(None if strand is None else strand.coro)
         line = code.co_firstlineno
         for start, end, number in code.co_lines():
@@ -271,22 +278,22 @@ class BlockJob:
 
 
 class WorkerSuspension(Suspension):
-    """A task that wants to go on in a parked worker."""
+    """A task that is to go on in a parked worker."""
 
     __slots__ = ("_job", "_strand")
 
-    def __init__(self, job: BlockJob, strand: Strand) -> None:
+    def __init__(self, job: BlockJob, strand: AnyStrand) -> None:
         self._job = job
-        #: Whoever takes it out has the task: the worker, or the one who finds the worker gone.
+        #: ``take`` empties it: the worker, or the thread that finds the worker gone, has the task.
         self._strand: list[Any] = [strand]
 
     def resume(self) -> None:
         self._job.unpark(self)
 
-    def take(self) -> Strand | None:
-        """The task; None if somebody has taken it before."""
+    def take(self) -> AnyStrand | None:
+        """The task; None if another thread has taken it before."""
         try:
-            strand: Strand = self._strand.pop()
+            strand: AnyStrand = self._strand.pop()
         except IndexError:
             return None
         return strand

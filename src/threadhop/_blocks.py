@@ -9,11 +9,11 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from types import FrameType, TracebackType
 from typing import Any, ParamSpec, TypeVar, overload
 
-from . import _settings
+from . import _executors
 from ._adoption import is_awaited, leave_for_owner, let_go
 from ._callables import async_kind, name_of
 from ._decorator import ThreadpoolFunction
-from ._entries import LoopPart
+from ._entries import LoopPart, is_entered
 from ._errors import (
     FORGOT_CALL,
     NO_LOOP_PART,
@@ -27,6 +27,7 @@ from ._errors import (
 from ._loops import current_strand, current_strand_or_none
 from ._pool import WorkerPool
 from ._pool._limited_view import LimitedView
+from ._strand import Strand
 from ._traps import stay, then_raise
 
 P = ParamSpec("P")
@@ -34,11 +35,11 @@ T = TypeVar("T")
 
 
 class ThreadpoolBlock:
-    """What ``threadpool(executor)`` returns. It keeps no state: share it and nest it at will."""
+    """Made by ``threadpool(executor)``. A block keeps no state: share it and nest it at will."""
 
     __slots__ = ("_executor",)
 
-    #: Within reach also when the names of the module are gone.
+    #: A class attribute: at the end of the process the names of this module are None.
     _stay = staticmethod(stay)
 
     def __init__(self, executor: Executor | None) -> None:
@@ -55,7 +56,7 @@ class ThreadpoolBlock:
         strand = current_strand()
         executor = self._executor
         if executor is None:
-            executor = _settings.executor
+            executor = _executors.configured
             if executor is None:
                 executor = strand.loop.default_executor(strand)
         return strand.enter(self, executor)
@@ -69,7 +70,7 @@ class ThreadpoolBlock:
         if current_strand_or_none is None:  # The process ends, and has emptied this module.
             return self._stay()
         strand = current_strand_or_none()
-        if strand is None or not strand.has_entered(self):
+        if strand is None or not is_entered(strand.entries, self):
             if strand is not None and strand.is_abandoned and exc is not None:
                 return stay()
             return _not_entered_by_this_task(exc)
@@ -104,16 +105,17 @@ class eventloop:  # noqa: N801 - reads like a keyword
                     await websocket.send_json(row)    # on the loop
                                                       # on the same worker again
 
-    On the loop thread, outside of any block, it does nothing. It may be reused and shared, and
-    nested with blocks to any depth. Context variables are carried along, both ways.
+    On the loop thread, outside of any block, ``eventloop()`` does nothing. The object may be reused
+    and shared, and nested with blocks to any depth. Context variables are carried along, both ways.
 
     An async generator may yield in it: the consumer runs on the loop, and the worker waits. If
     another task of the loop goes on with the generator, or closes it, the rest of the block runs on
     the worker that waits, and that task comes home at its end.
 
-    Cancellation: at an ``await`` of the body as usual; it then travels through the part that runs
-    on the worker, and who swallows it there meets it again at the exit of the block. If the task
-    was cancelled before the body began, CancelledError is raised at the entry, in the worker.
+    Cancellation: CancelledError is raised at an ``await`` of the body, as usual, and then passes
+    through the part that runs on the worker. Code that swallows it there meets it again at the exit
+    of the block. If the task was cancelled before the body began, CancelledError is raised at the
+    entry, in the worker.
 
     While it is away the worker does no other work. When all workers of an executor are away in
     parts that wait for work of the same executor, they wait in a circle; a cancellation or a
@@ -133,7 +135,7 @@ class eventloop:  # noqa: N801 - reads like a keyword
     _stay = staticmethod(stay)
 
     def __init__(self) -> None:
-        self._part = LoopPart(self)
+        self._part: LoopPart[Strand] = LoopPart(self)
 
     def __aenter__(self) -> Coroutine[Any, Any, None]:
         strand = current_strand_or_none()
@@ -155,12 +157,12 @@ class eventloop:  # noqa: N801 - reads like a keyword
         try:
             return _leave_part(part, exc, frame)
         except KeyboardInterrupt as interrupt:
-            # Whatever has happened, the rest of the body belongs on the worker.
+            # The rest of the body belongs on the worker, whatever has happened.
             return then_raise(_leave_part(part, exc, frame), interrupt)
 
 
 def _leave_part(
-    part: LoopPart, exc: BaseException | None, frame: FrameType
+    part: LoopPart[Strand], exc: BaseException | None, frame: FrameType
 ) -> Coroutine[Any, Any, None]:
     """May be repeated before it is awaited."""
     if isinstance(exc, GeneratorExit) and not is_awaited(frame):
@@ -170,10 +172,10 @@ def _leave_part(
     owner = part.owner_in(frame)
     if owner is not None and owner is not strand:
         return leave_for_owner(part, exc, frame)
-    if strand is not None and strand.has_entered(part):
+    if strand is not None and is_entered(strand.entries, part):
         return strand.leave(part, exc, frame if len(part.owners) > 1 else None)
     if strand is not None and strand.is_abandoned and exc is None:
-        # What comes next belongs on the worker. It must not run here.
+        # The rest of the body belongs on the worker, and must not run here.
         raise RuntimeError(WORKER_GONE)
     return stay()
 
@@ -189,9 +191,9 @@ def threadpool(executor: Callable[P, T], /) -> ThreadpoolFunction[P, T]: ...
 def threadpool(executor: Any = None) -> Any:
     """Run the body of ``async with threadpool(executor):`` on a worker thread of *executor*.
 
-    The body is like that of any other block: it sees and sets the locals of its function,
-    ``return``, ``break`` and ``continue`` work, errors keep their traceback, context variables
-    that it sets hold after it. The line after the block is on the loop thread again, always. ::
+    The body is like that of any other block: its locals are those of its function, ``return``,
+    ``break`` and ``continue`` work, errors keep their traceback, context variables that the body
+    sets hold after it. The line after the block is on the loop thread again, always. ::
 
         async with threadpool():
             data = path.read_bytes()          # on a worker
@@ -210,7 +212,7 @@ def threadpool(executor: Any = None) -> Any:
             process. None: the one given to ``configure()``, else the default executor of the
             loop.
 
-    What it returns keeps no state. It may be used again, by many tasks at once, and nested: in a
+    The block keeps no state. Many tasks may use it at once, again and again, and nest it: in a
     block of the same executor a block stays on the thread where it is; in a block of another
     executor it moves there, and its end comes back to the same outer thread.
 
@@ -218,9 +220,9 @@ def threadpool(executor: Any = None) -> Any:
     stands, with a RuntimeError; the body may go on.
 
     Cancellation: a task that is cancelled before the body has begun gets its CancelledError at
-    once, and the body never runs. One that is cancelled while the body runs gets it at the exit
-    of the block, after the body has come to its end: a thread is never abandoned. What the body
-    raised is the context of that error; a KeyboardInterrupt or SystemExit of the body wins.
+    once, and the body never runs. A task that is cancelled while the body runs gets it at the exit
+    of the block, after the body has come to its end: a thread is never abandoned. An error of the
+    body is the context of that CancelledError; a KeyboardInterrupt or SystemExit of the body wins.
 
     As a decorator, ``@threadpool``, ``@threadpool()`` or ``@threadpool(executor)``, it makes a
     plain function, bound method, builtin or partial awaitable: see ``ThreadpoolFunction``.

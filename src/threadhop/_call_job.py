@@ -1,16 +1,16 @@
 """A function call that an executor makes.
 
 A call is a job: it waits in the executor until a worker takes it, runs the function in a copy of
-the caller's Context, and has its future settled with how that ended. A future of a loop may only be
-touched in the thread of the loop, so the call itself is posted there, see ``EntryQueue``. A future
-of threads is settled by the worker.
+the caller's Context, and settles its future with the outcome. The worker settles a future of
+threads. A future of a loop may only be touched in the loop thread, so the call itself is posted
+there, see ``EntryQueue``.
 
-An executor may also take the call out of the process. Then no worker here ever claims it, and how
-it ended is told by the executor's own future.
+An executor may also take the call out of the process. Then no worker here ever claims the call, and
+the executor's own future has the outcome.
 
-Who has it is decided as for a seat: the worker, whoever cancels, whoever drops it or finishes it
-elsewhere claim it by one ``setdefault``, and the first one has the call. Whoever finds that another
-one was interrupted after its claim finishes what that began.
+The claim is that of a ``BlockJob``: a worker, ``try_cancel``, ``fail`` and ``is_done`` (the
+executor has made the call elsewhere, or dropped it) claim the call by one ``setdefault``, and the
+first one has it. A thread that finds an interrupted claim finishes what that began.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from ._outcome import Outcome
 from ._remote import RemoteCall, explain_pickling
 from ._thread_loop import ensure_thread_event_loop, offer_thread_event_loop
 
-#: What calls without keywords share, and those that have ended. Nobody writes to it.
+#: Shared by calls without keywords, and by those that have ended. Never written to.
 _NOTHING: dict[str, Any] = {}
 
-#: What ``try_cancel`` claims with.
-_CANCELLED = "nobody wants it any more"
-#: What stands there when whoever ended it elsewhere has told the future.
+#: The claim of ``try_cancel``.
+_CANCELLED = "cancelled before a worker began"
+#: The claim of a call that no worker here made, when its future is settled.
 _ENDED = "it has ended"
 
 
 class CallJob:
-    """One call of a function, and who waits for it."""
+    """One call of a function, and the future that waits for it."""
 
-    # Many may wait at once, so what each one has is in slots. What few of them ever write is in
-    # the ``__dict__``, which does not exist before that.
+    # Many may wait at once, so the fields of all are in slots. The fields that few ever write are
+    # in the ``__dict__``, which does not exist before that.
     __slots__ = (
         "__dict__",
         "_args",
@@ -66,19 +66,19 @@ class CallJob:
         "executor",
     )
 
-    #: Like a seat's: a call is no task, and has none.
+    #: A call is no task.
     strand = None
-    #: Who has it: the ident of a worker's thread, how it ended otherwise, or that it was withdrawn.
+    #: The ident of the worker's thread; the outcome, if no worker here made it; ``_CANCELLED``.
     claimed: Any = None
     #: The executor's own, if it makes one.
     _future_of_executor: concurrent.futures.Future[Any] | None = None
-    #: Whether it is ``try_cancel`` that cancels that future.
+    #: Whether ``try_cancel`` cancels that future.
     _is_cancelled = False
-    #: The call of ``exec_in_eventloop`` that its worker waits for. Written by the worker.
+    #: The ``FromThreadCall`` that its worker waits for. Written by the worker.
     calling: Any = None
-    #: Whether threads wait for it, and not a loop.
+    #: Whether its future is one of threads, and not of a loop.
     _is_for_threads = False
-    #: How it ended. Written before it is posted to the loop.
+    #: The outcome. Written before the call is posted to the loop.
     _value: Any
     _error: BaseException | None
 
@@ -91,9 +91,9 @@ class CallJob:
         kwargs: dict[str, Any],
         handle_contexts: bool,
     ) -> None:
-        #: None if somebody else has started the call.
+        #: None if the user has started the call.
         self.executor = executor
-        #: The loop that it was called from, and ours for that one.
+        #: The loop that it was called from, and the entry queue of that.
         self._loop = loop
         self._queue: AsyncioLoop | None = None
         if loop is not None:
@@ -111,7 +111,7 @@ class CallJob:
     # In the thread that makes the call.
 
     def start(self, kind: type[AbandoningFuture]) -> AbandoningFuture:
-        """In the loop thread: hand it to the executor. Raises what that raises."""
+        """In the loop thread: submit the call. Raises what the executor raises."""
         future = self._future = kind(loop=self._loop)
         future.call = self
         try:
@@ -121,7 +121,7 @@ class CallJob:
         return future
 
     def start_for_threads(self) -> ThreadFuture:
-        """Hand it to the executor. Raises what that raises."""
+        """Submit the call. Raises what the executor raises."""
         self._is_for_threads = True
         future = self._future = ThreadFuture(self)
         try:
@@ -134,7 +134,7 @@ class CallJob:
     def of_future(
         cls, theirs: concurrent.futures.Future[Any], loop: AbstractEventLoop
     ) -> WaitingFuture:
-        """In the loop thread: somebody has started the call, and *theirs* tells how it ends."""
+        """In the loop thread: the user has started the call, and *theirs* has its outcome."""
         call = cls(None, loop, None, (), {}, False)
         call._future_of_executor = theirs
         future = call._future = WaitingFuture(loop=loop)
@@ -147,7 +147,7 @@ class CallJob:
     ) -> None:
         """While *exc* is handled: raise it, unless it comes too late."""
         try:
-            # An executor may raise although a worker has it already. Then it is made.
+            # An executor may raise although a worker has the call already, and makes it.
             if self.__dict__.setdefault("claimed", exc) is exc:
                 self.claimed = _CANCELLED  # The error has this frame.
                 func, args, kwargs = self._func, self._args, self._kwargs
@@ -178,16 +178,16 @@ class CallJob:
 
     @property
     def token(self) -> CancelToken:
-        """Its cancellations. Made by the first who asks, the worker or whoever cancels."""
+        """Its cancellations. Made by the first that asks: the worker, or ``cancel``."""
         token: CancelToken | None = self.__dict__.get("_token")
         return self.__dict__.setdefault("_token", CancelToken()) if token is None else token
 
     def has_begun(self) -> bool:
-        """Whether a worker has taken it, or whether it has ended otherwise."""
+        """Whether a worker has the call, or whether it has ended otherwise."""
         return self.claimed is not None
 
     def try_cancel(self) -> bool:
-        """Take it back, if nobody has begun with it. May be repeated."""
+        """Take the call back, unless a worker has begun with it. May be repeated."""
         future = self._future_of_executor
         if future is not None:
             self._is_cancelled = True
@@ -206,18 +206,17 @@ class CallJob:
         return False
 
     def fail(self, error: BaseException | str | None) -> bool:
-        """It will not be made. False if somebody has begun with it. May be repeated."""
+        """No worker will make the call. False if one has begun with it. May be repeated."""
         if error is None or isinstance(error, str):
-            # Dropped after it was taken; by another thread, if that is so soon.
             error = concurrent.futures.CancelledError(error or DROPPED)
         return self._end_unmade(Outcome(None, error))
 
     def is_done(self, future: concurrent.futures.Future[Any]) -> None:
-        """The executor has finished with it: here, somewhere else, or not at all."""
+        """The executor has finished with the call: here, somewhere else, or not at all."""
         self._future_of_executor = None
         if self._is_cancelled and future.cancelled():
             return
-        # If it was made in this process, the worker has the claim, and delivers.
+        # If a worker of this process made the call, it has the claim, and settles the future.
         if self.claimed is not None:
             return
         error: BaseException | None
@@ -233,7 +232,7 @@ class CallJob:
         self._end_unmade(Outcome(None, error))
 
     def _end_unmade(self, ended: Outcome) -> bool:
-        """It ended like that, unless a worker here has it, or whoever withdrew it."""
+        """End the call with *ended*, unless a worker here, or ``try_cancel``, has the claim."""
         first = self.__dict__.setdefault("claimed", ended)
         if not isinstance(first, Outcome):
             return False
@@ -247,12 +246,12 @@ class CallJob:
         self._settle(value, None if error is None else without_stop_iteration(error))
 
     def _let_go(self) -> None:
-        """Who keeps the future, or the job, must not keep what the function worked on."""
+        """The future and the job may be kept for long: forget what the function worked on."""
         self._func = self._context = None
         self._args, self._kwargs = (), _NOTHING
 
     def _settle(self, value: Any, error: BaseException | None) -> None:
-        """Tell the future; a loop's future on its loop. More than once makes no difference."""
+        """Settle the future; a loop's future on its loop. May be repeated."""
         if not self._is_for_threads:
             # The worker does not touch the future: were it the last to have it, the future would
             # be finalized there.
@@ -339,7 +338,7 @@ class CallJob:
             self.token.unregister(cancel)
             del task, coro, cancel
 
-    # As the one for whom the worker works, see ``_whereabouts``.
+    # As the caller, see ``_job``.
 
     @property
     def caller(self) -> CallJob:
@@ -374,7 +373,7 @@ def _cancel(thread: int, loop: AbstractEventLoop, task: Task[Any], why: tuple[An
 
 
 def without_stop_iteration(error: BaseException) -> BaseException:
-    """No future of a loop can hold it; raised in a coroutine it would mean something else."""
+    """No future of a loop can hold StopIteration; raised in a coroutine it means something else."""
     if not isinstance(error, StopIteration):
         return error
     instead = RuntimeError(STOP_ITERATION)

@@ -1,4 +1,4 @@
-"""What kind of callable is this?"""
+"""Kinds of callables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def unwrap_partial(func: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def async_kind(func: Callable[..., Any]) -> str | None:
-    """What *func* is, in words, if calling it does not simply run it to its end; else None.
+    """The kind of *func*, in words, if calling it does not simply run it to its end; else None.
 
     Looks through partials and at the ``__call__`` of objects.
     """

@@ -1,10 +1,10 @@
-"""What was cancelled, remembered in one place: for a task, and for a call.
+"""Cancellations, remembered in one place: those of a task, and those of a call.
 
-Everybody who must hear of a cancellation says: tell me when it comes; if it has come, at once. Two
-threads meet in that: one cancels, the other has just begun to listen. Each first leaves its mark
-and then looks for the other's. ``request`` notes the cancellation, then tells all who listen; who
-begins to listen notes that, then looks whether the cancellation is there. So one of the two sees
-the other. Both may, and what is told bears to be told twice.
+A listener hears of a cancellation when it comes; of one that has come, at once. Two threads meet in
+that: one cancels, the other has just begun to listen. Each first leaves its mark and then looks for
+the other's. ``request`` notes the cancellation, then calls the listeners; ``register`` notes the
+listener, then looks for a cancellation. So one of the two sees the other. Both may, so a listener
+bears to be called twice.
 """
 
 from __future__ import annotations
@@ -21,36 +21,37 @@ class Cancellable(Protocol):
     """A job that waits for a worker."""
 
     def fail(self, error: BaseException | str | None, /) -> bool:
-        """In any thread: it need not be done; None says that it was cancelled."""
+        """In any thread: the job need not be done; None says that it was cancelled."""
         ...
 
 
 class CancelToken:
     """The cancellations of one task, or of one call."""
 
-    # Many wait at once. What few of them ever write is in the ``__dict__``.
+    # Many wait at once. The fields that few ever write are in the ``__dict__``.
     __slots__ = ("__dict__", "queued_job", "why")
 
-    #: None, or what the loop makes the error of. Of several cancels it is the first one that was
-    #: not raised yet. Written by who cancels, on the loop; cleared there by the task, which raises.
+    #: None, or the *why* of which the loop makes the error: of several cancels the first one that
+    #: was not raised yet. Written by ``request``, on the loop; cleared there by the task, which
+    #: raises.
     why: Any
-    #: The job that waits for a worker. It listens on the way of every block, so it has a place of
-    #: its own. Written by the thread that asks for the worker.
+    #: The job that waits for a worker: on the way of every block, so with a place of its own.
+    #: Written by the thread that asks for the worker.
     queued_job: Cancellable | None
-    #: How many cancellations came, and what the last one that was noted was made of. Written by
-    #: who cancels.
+    #: The number of cancellations, and the *why* of the last one that was noted. Written by
+    #: ``request``.
     count = 0
     last_why: Any = ()
-    #: Who else must hear of it. Replaced as a whole, by the worker of the task or of the call.
+    #: Replaced as a whole, by the worker of the task or of the call.
     _listeners: tuple[Callable[[Any], object], ...] = ()
 
     def __init__(self) -> None:
         self.why = self.queued_job = None
 
     def request(self, why: Any) -> None:
-        """On the loop: note the cancellation, and tell who listens.
+        """On the loop: note the cancellation, and call the listeners.
 
-        It may run in a signal handler, between any two lines of its thread: it waits for no lock.
+        May run in a signal handler, between any two lines of its thread, so it waits for no lock.
         Interrupted itself, it may be repeated.
         """
         self.count += 1
@@ -67,7 +68,7 @@ class CancelToken:
     def register(self, listener: Callable[[Any], object]) -> None:
         """In the worker: have *listener* called when a cancellation comes; if it has come, at once.
 
-        It is called by the thread that cancels, perhaps in a signal handler, and perhaps twice.
+        The thread that cancels calls it, perhaps in a signal handler, and perhaps twice.
         """
         self._listeners += (listener,)
         if self.why is not None:

@@ -6,13 +6,13 @@ import functools
 from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from ._callables import async_kind, name_of
 from ._errors import GUARDED, NOT_ASYNC
 from ._job import current
 from ._loops import current_strand, raise_pending_cancellation
-from ._strand import OUTRANKS_CANCELLATION, Guarded
+from ._traps import OUTRANKS_CANCELLATION
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,7 +35,7 @@ def check_cancelled() -> None:
             again, and so does the exit of the block.
 
     On the loop it raises if a cancellation is pending, which the next ``await`` would raise, too.
-    In a thread that works for no task it does nothing. It never waits.
+    In a thread that works for no task ``check_cancelled()`` does nothing. It never waits.
 
     .. versionadded:: 0.1
     """
@@ -47,6 +47,18 @@ def check_cancelled() -> None:
     caller = None if job is None else job.caller
     if caller is not None and caller.token.why is not None:
         raise caller.cancellation()
+
+
+class _Guarded(NamedTuple):
+    """A guard that is entered, and what had been cancelled by then."""
+
+    guard: object
+    #: How often the task had been cancelled,
+    cancels: int
+    #: how often while it was away from the loop,
+    seen_cancels: int
+    #: and whether one of these was still to be raised.
+    was_cancelled: bool
 
 
 class cancellation_guard:  # noqa: N801 - reads like a keyword
@@ -61,7 +73,7 @@ class cancellation_guard:  # noqa: N801 - reads like a keyword
             async with threadpool():
                 legacy_report()               # try: ... except: pass
 
-    It may stand on the loop or in the body of a block, and be used again and nested.
+    The guard may stand on the loop or in the body of a block, and be used again and nested.
 
     Quiet when nothing was cancelled, about what was cancelled before it, when ``Task.uncancel()``
     dealt with the cancellation (``asyncio.timeout`` does), and when KeyboardInterrupt or SystemExit
@@ -102,7 +114,9 @@ class cancellation_guard:  # noqa: N801 - reads like a keyword
     async def __aenter__(self) -> None:
         strand = current_strand()
         strand.guards += (
-            Guarded(self, strand.count_cancels(), strand.token.count, strand.token.why is not None),
+            _Guarded(
+                self, strand.count_cancels(), strand.token.count, strand.token.why is not None
+            ),
         )
 
     async def __aexit__(

@@ -12,8 +12,8 @@ from typing import Any
 
 from ._outcome import Outcome
 
-# What the two ends of an await chain are made of: the frame of a coroutine, generator or async
-# generator, and the thing it waits for.
+# The links of an await chain: the frame of a coroutine, generator or async generator, and the
+# object that it waits for.
 _FRAMES = ("cr_frame", "gi_frame", "ag_frame")
 _AWAITED = ("cr_await", "gi_yieldfrom", "ag_await")
 
@@ -26,9 +26,9 @@ def step(
 ) -> Outcome | None:
     """Run *coro* until it yields *marker* (None) or ends (how it ended).
 
-    It starts with *error* raised at the point of suspension, if one is given. Anything else
-    that it yields is an await that needs an event loop. There is none in this thread, so each one
-    is refused where it stands, and the coroutine goes on from there.
+    *error*, if one is given, is raised at the point of suspension. Anything else that *coro* yields
+    is an await that needs an event loop. There is none in this thread, so each one is refused where
+    it stands, and the coroutine goes on from there.
     """
     try:
         yielded = coro.send(None) if error is None else coro.throw(error)

@@ -1,9 +1,9 @@
-"""What a task has entered: a stack of blocks and loop parts, and whose they are.
+"""The entries of a task: the stack of its blocks and loop parts, and whose they are.
 
-An entry belongs to the frame that made it, not to the task that entered. As a rule that is one and
-the same. But an async generator that yields in a loop part may be closed, or resumed, by another
-task: then its entries move to that one, see ``_adoption``. And a task may leave the entries of a
-generator while its own are above them: then they move to the top.
+An entry belongs to the frame that made it, not to the task that entered. Usually that is one and
+the same. But another task may close, or resume, an async generator that yields in a loop part: then
+the entries of the generator move to that task, see ``_adoption``. And a task may leave the entries
+of a generator while its own are above them: then they move to the top.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from inspect import CO_ASYNC_GENERATOR
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from ._block_job import BlockJob
-    from ._strand import Strand
-
+from ._block_job import BlockJob
 
 CONTEXTLIB = contextlib.__file__
+
+#: The stack of a task, innermost last. Replaced as a whole, as few tasks have more than one entry.
+Entries = tuple["Entry", ...]
 
 
 class Leaving(NamedTuple):
@@ -33,7 +34,7 @@ class Leaving(NamedTuple):
 class Entry:
     """A context manager that is entered, and where its body runs."""
 
-    # No __init__: it is made on the way of every block. What few of them need is in ``__dict__``.
+    # No __init__: one is made on the way of every block. Fields of few are in the ``__dict__``.
     __slots__ = ("__dict__", "job", "manager")
 
     #: A block, or the ``LoopPart`` of an ``eventloop()`` object.
@@ -48,18 +49,36 @@ class Entry:
     cancels = 0
 
 
-class LoopPart:
+def entered_in(frame: FrameType, manager: object, job: BlockJob | None) -> Entry:
+    """The entry of *manager*, entered in *frame* without a switch."""
+    entry = Entry()
+    entry.manager = manager
+    entry.job = job
+    entry.generators = generators_at(frame)
+    entry.frame_key = key_of(frame)
+    return entry
+
+
+class _Owner(Protocol):
+    entries: Entries
+
+
+#: A strand.
+OwnerT = TypeVar("OwnerT", bound=_Owner)
+
+
+class LoopPart(Generic[OwnerT]):
     """Stands for an ``eventloop()`` object in entries, and does not keep it alive."""
 
     __slots__ = ("manager", "owners")
 
     def __init__(self, manager: object) -> None:
-        #: As long as it is there, somebody may leave it.
+        #: As long as it is there, some code may leave it.
         self.manager: weakref.ref[Any] = weakref.ref(manager)
         #: The strands that have it entered. Written on the loop thread.
-        self.owners: tuple[Strand, ...] = ()
+        self.owners: tuple[OwnerT, ...] = ()
 
-    def owner_in(self, frame: FrameType) -> Strand | None:
+    def owner_in(self, frame: FrameType) -> OwnerT | None:
         """The strand that has it entered in *frame*; if a helper entered it, any that has."""
         key = key_of(frame)
         for owner in self.owners:
@@ -67,7 +86,7 @@ class LoopPart:
                 return owner
         return self.owners[-1] if self.owners else None
 
-    def disown(self, strand: Strand) -> None:
+    def disown(self, strand: OwnerT) -> None:
         owners = list(self.owners)
         if strand in owners:
             owners.remove(strand)
@@ -75,7 +94,7 @@ class LoopPart:
 
 
 def key_of(frame: FrameType) -> int:
-    """What tells a frame, without keeping it.
+    """A number that tells a frame, without keeping it.
 
     A dead frame's address is soon that of another frame, but hardly ever of one with that code.
     """
@@ -92,7 +111,7 @@ def frames_up(frame: FrameType | None) -> Iterator[FrameType]:
 def generators_at(frame: FrameType | None) -> frozenset[int]:
     """The keys of the async generators that run in *frame*, and in those that await it.
 
-    Up to the first coroutine of the user: what that enters belongs to nobody else. Helpers of
+    Up to the first coroutine of the user: what that enters belongs to no other frame. Helpers of
     contextlib pass what they enter on to their caller.
     """
     keys = set()
@@ -105,22 +124,45 @@ def generators_at(frame: FrameType | None) -> frozenset[int]:
     return frozenset(keys)
 
 
-def jobs_of(entries: tuple[Entry, ...]) -> set[BlockJob]:
-    """The jobs of the workers that *entries* need."""
-    return {entry.job for entry in entries if entry.job is not None}
-
-
 def leaving(frame: FrameType) -> Leaving:
     return Leaving(key_of(frame), generators_at(frame))
 
 
-def split(
-    entries: tuple[Entry, ...], manager: object, leaving: Leaving
-) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
-    """What belongs to *manager* and must be left with it; and the rest.
+# Questions about a stack.
 
-    That is the entry of *manager*, of a loop part also the block right below it, and all further
-    below that one of the same generators has entered. Nothing if *manager* is not entered.
+
+def is_entered(entries: Entries, manager: object) -> bool:
+    if not entries:
+        return False
+    return entries[-1].manager is manager or any(entry.manager is manager for entry in entries)
+
+
+def jobs_of(entries: Entries) -> set[BlockJob]:
+    """The jobs of the workers that *entries* need."""
+    return {entry.job for entry in entries if entry.job is not None}
+
+
+def innermost_job(entries: Entries) -> BlockJob | None:
+    return next((entry.job for entry in reversed(entries) if entry.job is not None), None)
+
+
+def job_on(entries: Entries, executor: Executor) -> BlockJob | None:
+    """The job by which the task holds a worker of *executor* already, parked or not.
+
+    The task may have adopted another one. The innermost is its own, if it has one.
+    """
+    for entry in reversed(entries):
+        job = entry.job
+        if job is not None and job.executor is executor:
+            return job
+    return None
+
+
+def split(entries: Entries, manager: object, leaving: Leaving) -> tuple[Entries, Entries]:
+    """The group of entries that must be left with *manager*; and the rest.
+
+    The group is the entry of *manager*, of a loop part also the block right below it, and all
+    further below that one of the same generators has entered. Empty if *manager* is not entered.
     """
     top = _find(entries, manager, leaving.frame_key)
     if top is None:
@@ -133,7 +175,7 @@ def split(
     return entries[low : top + 1], entries[:low] + entries[top + 1 :]
 
 
-def _find(entries: tuple[Entry, ...], manager: object, key: int) -> int | None:
+def _find(entries: Entries, manager: object, key: int) -> int | None:
     """The innermost entry of *manager*; if it was entered more than once, that of the frame."""
     found = [at for at, entry in enumerate(entries) if entry.manager is manager]
     mine = [at for at in found if entries[at].frame_key == key]

@@ -1,4 +1,4 @@
-"""What the library says when something goes wrong: one text for each cause."""
+"""The texts of errors and warnings: one for each cause."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ REMEDY = (
     "without an event loop. To await, go to the loop: async with eventloop():"
 )
 
-#: What asyncio and trio say by themselves when they are asked for something off their thread.
+#: The words of asyncio and trio when they are asked for something off their thread.
 _OFF_LOOP = (
     (RuntimeError, "no running event loop"),
     (RuntimeError, "There is no current event loop"),

@@ -25,6 +25,9 @@ from ._pool import WorkerPool
 from ._pool._limited_view import LimitedView
 from ._pool._work_item import Job as WorkerJob
 
+#: Set by ``configure()``: the executor of blocks and calls that name none.
+configured: Executor | None = None
+
 #: By kind: the ``submit`` that is known, for which there is a cheaper way in. Not one that somebody
 #: has put in its place, on the class or in an instance, to trace or to count.
 _KNOWN: dict[type, object] = {kind: kind.submit for kind in (WorkerPool, LimitedView)}
@@ -37,7 +40,7 @@ if (
 
 
 class Job(WorkerJob, Protocol):
-    """What an executor is asked to do."""
+    """A job, as an executor gets it."""
 
     executor: Executor
 
@@ -102,7 +105,7 @@ class _QueueItem:
         """In a worker. (From Python 3.14 on an item is told what the worker was set up with.)"""
         try:
             self._job()
-        except BaseException:  # A mistake of ours. It must not cost the executor a worker.
+        except BaseException:  # A mistake of ours must not cost the executor a worker.
             log.critical("Exception in worker", exc_info=True)
 
     @property

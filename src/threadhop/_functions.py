@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar, overload
 
-from . import _away, _settings
+from . import _away, _executors
 from ._call_job import CallJob
 from ._errors import (
     FORGOT_CALL_OF,
@@ -47,8 +47,9 @@ def check_callable(name: str, func: object) -> None:
 def configure(*, executor: Executor | None = None) -> None:
     """Set the executor that blocks and calls of this process use where none is named.
 
-    None removes it: then it is the default executor of the loop again. It concerns what is entered
-    or called from now on, in every thread; nobody shuts the old or the new one down.
+    None removes it: then blocks and calls use the default executor of the loop again. The setting
+    concerns what is entered or called from now on, in every thread; nobody shuts the old or the new
+    executor down.
 
     Raises:
         TypeError: if *executor* is no ``concurrent.futures.Executor``.
@@ -57,7 +58,7 @@ def configure(*, executor: Executor | None = None) -> None:
     """
     if executor is not None:
         check_executor("configure()", executor)
-    _settings.executor = executor
+    _executors.configured = executor
 
 
 @overload
@@ -111,7 +112,7 @@ def exec_in_executor(
 
     .. versionadded:: 0.1
     """
-    # The checks are made here, and told there: calls cost time.
+    # The checks stand here: calls cost time.
     if executor is not None and not isinstance(executor, Executor):
         check_executor("exec_in_executor()", executor)
     if not callable(func):
@@ -120,7 +121,7 @@ def exec_in_executor(
     if loop is None:
         raise RuntimeError(NO_RUNNING_LOOP.format(name="exec_in_executor()"))
     if executor is None:
-        executor = _settings.executor
+        executor = _executors.configured
         if executor is None:
             executor = default_executor_of(loop)
     return CallJob(executor, loop, func, args, kwargs, True).start(AbandoningFuture)
@@ -165,7 +166,7 @@ def exec_in_executor_threading_future(
     check_callable("exec_in_executor_threading_future()", func)
     loop = _get_running_loop()
     if executor is None:
-        executor = _settings.executor
+        executor = _executors.configured
         if executor is None:
             executor = _shared_pool() if loop is None else default_executor_of(loop)
     return CallJob(executor, loop, func, args, kwargs, True).start_for_threads()
@@ -197,7 +198,7 @@ def exec_in_eventloop(func: Callable[..., Any], /, *args: Any, **kwargs: Any) ->
     """Call *func* on the event loop that this worker works for, wait, and return its result.
 
     For plain functions deep inside of a block, where no ``async with eventloop():`` can stand. In
-    a block it is equivalent to::
+    a block the call is equivalent to::
 
         async with eventloop():
             result = await func(*args, **kwargs)      # or func(*args, **kwargs)
@@ -205,7 +206,7 @@ def exec_in_eventloop(func: Callable[..., Any], /, *args: Any, **kwargs: Any) ->
     except that a coroutine runs in a task of its own. A plain function runs in a callback of the
     loop: it must not block.
 
-    It sees the context variables of the caller, and what it sets holds after it.
+    *func* sees the context variables of the caller; those that it sets hold after it.
 
     Cancellation: when the task of the block is cancelled, or the future that
     ``exec_in_executor`` returned, the task of the coroutine is cancelled with it, and the

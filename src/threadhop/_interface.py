@@ -1,35 +1,38 @@
-"""What a strand asks of its event loop: a backend for each kind of loop answers.
+"""The interfaces between strands, event loops and the jobs of blocks.
 
-The strand knows threads, places and context variables, and is the same everywhere. How a task
-leaves its loop and is woken again, and what a cancellation is there, is told here.
+A strand knows threads, context variables and the stack of what is entered, and is the same for
+every loop library. ``Loop`` and ``LoopSuspension`` are what it asks of one: how a task leaves its
+loop and is woken again, and what a cancellation is there. Each library has them in a file of
+``_loops``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from ._cancel_token import CancelToken
 from ._outcome import Outcome
-
-if TYPE_CHECKING:
-    from ._strand import Strand
-    from ._variables import Tokens
+from ._variables import TaskVariables, Tokens
 
 
 class Suspension(ABC):
-    """A task that waits: on its loop, or to go on in a parked worker. One for each time it leaves.
+    """A task that waits: on its loop, or to go on in a parked worker. One for each departure.
 
-    What may happen to it, and who may call:
+    This is the contract of all ways back:
 
-    - ``resume()``, from any thread, any number of times, also at once. The first call that gets
-      through resumes the task; for all others the task is gone, and they do nothing. So whoever
-      was interrupted in the middle of a hand-over may simply repeat it.
-    - nothing more. A task that nobody resumes waits until it is cancelled, or its loop is closed.
-
-    The thread that calls ``resume()`` must not look at the strand after it: another thread may
-    drive the task before the call returns.
+    - ``resume()`` may be called in any thread, any number of times, also at once. The first call
+      that gets through resumes the task. For all others the task is gone, and they do nothing. So
+      a hand-over that was interrupted half-way is simply repeated.
+    - The thread that calls ``resume()`` does not look at the strand after it. Another thread may
+      drive the task before the call returns; two threads in one coroutine would be the end of it.
+    - A task that nobody resumes waits until its loop is closed, or for ever. So every path out of
+      a departure ends in ``resume()``: the claim of the job decides which one, and a failure that
+      was interrupted is finished by the next one that looks (see ``_block_job``).
+    - A cancellation does not resume. It goes to the ``CancelToken``, which fails a queued job (and
+      so resumes the task), or is raised when a body that runs has come to its end.
     """
 
     __slots__ = ()
@@ -45,7 +48,7 @@ class LoopSuspension(Suspension):
     __slots__ = ()
 
     @abstractmethod
-    def finish(self, ended: Outcome) -> None:
+    def finish(self, outcome: Outcome) -> None:
         """In a worker: have the loop finish the task, whose coroutine is at its end."""
 
     @abstractmethod
@@ -56,7 +59,7 @@ class LoopSuspension(Suspension):
     def watch_task(self) -> Callable[[], bool]:
         """In a worker that has the task: return what tells whether the task has ended.
 
-        It does not keep the task alive.
+        The function does not keep the task alive.
         """
 
     @abstractmethod
@@ -73,7 +76,7 @@ class Loop(ABC):
     asyncgen_hooks: tuple[Any, ...]
 
     @abstractmethod
-    def suspend(self, strand: Strand) -> LoopSuspension:
+    def suspend(self, strand: AnyStrand) -> LoopSuspension:
         """In the coroutine, on the loop: what the task yields to wait.
 
         Once the task is suspended the loop calls ``strand.leave_loop()``.
@@ -95,14 +98,14 @@ class Loop(ABC):
         """In any thread: whether no task comes back from the loop any more."""
 
     @abstractmethod
-    def default_executor(self, strand: Strand) -> Executor:
+    def default_executor(self, strand: AnyStrand) -> Executor:
         """In the coroutine: the loop's own executor. A worker may have to wait for it."""
 
     @abstractmethod
     def cancellation(self, why: Any) -> BaseException:
         """A new error of the kind by which this loop cancels.
 
-        *why* is what the loop handed to ``CancelToken.request``, or a message.
+        *why* is the one that the loop handed to ``CancelToken.request``, or a message.
         """
 
     @abstractmethod
@@ -111,7 +114,7 @@ class Loop(ABC):
 
     @abstractmethod
     def why(self, error: BaseException) -> Any:
-        """What ``cancellation`` makes an error like *error* of."""
+        """The *why* of which ``cancellation`` makes an error like *error*."""
 
     @abstractmethod
     def count_cancels(self) -> int:
@@ -122,8 +125,47 @@ class Loop(ABC):
         """In the coroutine, on the loop: raise a cancellation that the task was not told yet."""
 
     @abstractmethod
-    def run(self, strand: Strand, func: Callable[[], Any], tokens: Tokens) -> Any:
+    def run(self, strand: AnyStrand, func: Callable[[], Any], tokens: Tokens) -> Any:
         """In a worker of *strand*: call *func* on the loop, and wait.
 
         *tokens* belongs to the current Context.
         """
+
+
+class AnyStrand(Protocol):
+    """A ``Strand``, as its loop, its jobs and the traps see it."""
+
+    loop: Loop
+    token: CancelToken
+    variables: TaskVariables
+    suspension: LoopSuspension | None
+    #: Jobs are ``BlockJob``; None is the loop.
+    job: Any
+    target: Any
+    coro: Coroutine[Any, Any, Any] | None
+    entries: tuple[Any, ...]
+    entering: object
+    refusal: BaseException | None
+    departures: tuple[Any, ...]
+    calling: Any
+
+    # In the coroutine.
+    def suspend_on_loop(self) -> LoopSuspension: ...
+    def turn_back(self, error: BaseException) -> Generator[Any, None, None]: ...
+    def cancellation(self, why: Any = None) -> BaseException: ...
+
+    # In the loop thread.
+    def leave_loop(self) -> None: ...
+    def leaving_failed(self, error: BaseException) -> bool: ...
+    def serve_departures(self) -> None: ...
+
+    # In the thread that drives the coroutine.
+    def arrive(self, job: Any) -> None: ...
+    def drive(self, job: Any) -> bool: ...
+    def run_on_loop(self, func: Callable[[], Any]) -> Any: ...
+
+    # In any thread.
+    def is_gone(self) -> bool: ...
+    def is_in_loop_part_of(self, job: Any) -> bool: ...
+    def worker_is_gone(self) -> None: ...
+    def abandon(self) -> None: ...

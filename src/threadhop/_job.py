@@ -1,36 +1,75 @@
-"""Which worker is this thread? Asked only after "does a loop run here?" has been answered no.
+"""The job that this thread does. Asked for only after "does a loop run here?" was answered no.
 
 The loop comes first because ``asyncio.run()`` in the body of a block is legal: its tasks are on
-that loop, although the thread is a worker of ours.
+that loop, although the thread is a worker.
 
-Each thread that asks has one slot for its current job, and all slots are listed: whoever wants to
-see what runs where looks through them.
+Each thread that asks has one slot for its current job, and all slots are listed: ``all_slots``
+shows what runs where.
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from ._block_job import BlockJob
-    from ._call_job import CallJob
+from ._cancel_token import CancelToken
+
+
+class Caller(Protocol):
+    """The task of a block, or a call: a worker works for it."""
+
+    #: The ``FromThreadCall`` that its worker waits for. Written by the worker.
+    calling: Any
+
+    @property
+    def token(self) -> CancelToken: ...
+
+    def run_on_loop(self, func: Callable[[], Any]) -> Any:
+        """In the worker: call *func* on the caller's loop, and wait."""
+        ...
+
+    def cancellation(self) -> BaseException:
+        """In the worker, if the token says so: a new error of the caller's cancellation."""
+        ...
+
+    def is_gone(self) -> bool:
+        """In any thread: whether nothing comes from the caller's loop any more."""
+        ...
+
+
+class RunningJob(Protocol):
+    """The job of a block, or a call, while a worker does it."""
+
+    @property
+    def executor(self) -> Any: ...
+
+    @property
+    def strand(self) -> Any:
+        """The strand of the task in the block; None for a call, which is no task."""
+
+    @property
+    def caller(self) -> Caller | None: ...
+
+    def where(self) -> str:
+        """The ``file:line`` of the block, or the name of the function."""
+        ...
 
 
 class Slot:
-    """What a thread does at the moment. Written by that thread only, read by all."""
+    """The job that a thread does at the moment. Written by that thread only, read by all."""
 
     __slots__ = ("__weakref__", "job", "thread")
 
     def __init__(self) -> None:
-        #: The job that runs here: the seat of a block, or a call. None outside of jobs.
-        self.job: BlockJob | CallJob | None = None
+        #: None outside of jobs.
+        self.job: RunningJob | None = None
         self.thread = threading.get_ident()
 
 
-#: Each step is one of C: a finalizer may ask for a slot in the middle of anything, so there is no
-#: lock.
+#: A finalizer may ask for a slot in the middle of anything, so there is no lock: each step is one
+#: of C.
 _slots: set[weakref.ref[Slot]] = set()
 
 

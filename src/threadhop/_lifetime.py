@@ -1,7 +1,18 @@
-"""What the end of the process, and its fork, do to crews of threads.
+"""The ends: which part of the library ends what, and in which order.
 
-At the end of the process crews finish what waits for them, and their threads are joined. In the
-child of a fork there is only the thread that forked, and each crew begins anew.
+- **A worker thread of a pool** leaves when it was idle for ``IDLE`` seconds, or when its pool is
+  closed and nothing waits. It takes itself off the pool's list and off ``_live`` here. Python then
+  calls ``Thread._delete``, by which ``_thread_loop`` closes the thread's own event loop.
+- **An event loop that is closed** with tasks in blocks: a body that runs goes on to its end, and
+  ``EntryQueue.post`` abandons the task that returns. A parked worker looks every ``POLL`` seconds,
+  abandons its task with a warning, and is free. A worker in ``exec_in_eventloop`` raises.
+- **The process**: the main thread ends, and ``threading`` calls its exit hooks, last-first. First
+  ``_end`` here notes the end, so parked workers whose loop does not run give up; then it closes all
+  pools, which finish what waits, and joins their threads. Then the hook of ``concurrent.futures``
+  joins the workers of stock executors. ``atexit`` follows, where the loop of the main thread's own
+  is closed.
+- **A fork**: the child has the thread that forked and no other. Each pool begins anew, without
+  threads and with an empty queue: what waited is done in the parent.
 """
 
 from __future__ import annotations
@@ -15,6 +26,8 @@ from weakref import WeakSet
 
 
 class Joinable(Protocol):
+    """A pool, whose threads the process waits for."""
+
     def end_with_the_process(self) -> None:
         """In any thread: take no more jobs; let the workers leave when nothing waits."""
 
@@ -27,10 +40,10 @@ class _Process:
     is_ending = False
 
 
-#: Joinable that have begun and not left. Its steps are atomic: no lock.
+#: Workers that have begun and not left. Its steps are atomic: no lock.
 _live: dict[threading.Thread, Joinable] = {}
 #: Read in the child of a fork only, where there is one thread.
-_crews: WeakSet[Joinable] = WeakSet()
+_pools: WeakSet[Joinable] = WeakSet()
 
 
 def is_ending() -> bool:
@@ -38,21 +51,21 @@ def is_ending() -> bool:
     return _Process.is_ending
 
 
-def survive_forks(crew: Joinable) -> None:
+def survive_forks(pool: Joinable) -> None:
     """In the thread that makes it."""
-    _crews.add(crew)
+    _pools.add(pool)
 
 
-def join_at_exit(crew: Joinable) -> None:
-    """In a thread of the crew, as the first thing that it does."""
-    _live[threading.current_thread()] = crew
+def join_at_exit(pool: Joinable) -> None:
+    """In a worker of the pool, as the first thing that it does."""
+    _live[threading.current_thread()] = pool
     # The main thread first notes the end, and then looks who is there.
     if _Process.is_ending:
-        crew.end_with_the_process()
+        pool.end_with_the_process()
 
 
 def join_no_more() -> None:
-    """In a thread of the crew, as the last thing that it does."""
+    """In a worker of the pool, as the last thing that it does."""
     _live.pop(threading.current_thread(), None)
 
 
@@ -61,9 +74,9 @@ def _end() -> None:
     _Process.is_ending = True
     here = threading.current_thread()
     # The last ones may need others: while one is away, another one starts in its place.
-    while threads := {thread: crew for thread, crew in list(_live.items()) if thread is not here}:
-        for crew in set(threads.values()):
-            crew.end_with_the_process()
+    while threads := {thread: pool for thread, pool in list(_live.items()) if thread is not here}:
+        for pool in set(threads.values()):
+            pool.end_with_the_process()
         for thread in threads:
             thread.join()
             _live.pop(thread, None)  # Also one that died of a mistake of ours.
@@ -71,8 +84,8 @@ def _end() -> None:
 
 def _after_fork() -> None:
     """In the child."""
-    for crew in list(_crews):
-        crew.start_afresh()
+    for pool in list(_pools):
+        pool.start_afresh()
     here = get_ident()
     for thread in [thread for thread in _live if thread.ident != here]:
         del _live[thread]

@@ -1,4 +1,4 @@
-"""How a coroutine ended: with a value or with an error, kept until somebody wants it."""
+"""How a coroutine ended: with a value or with an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of a call that an executor takes out of this process.
+"""Calls that an executor takes out of this process.
 
 A job pickles itself as its bare call: the function and its arguments, without the Context, the
 future and the loop that wait for it here. So no list of executor types has to say which of them
@@ -15,7 +15,7 @@ from typing import Any
 from ._callables import name_of
 from ._errors import UNPICKLABLE
 
-#: What an exception has in its ``__dict__`` if the function raised it.
+#: A key in the ``__dict__`` of an exception that the function raised.
 _RAISED = "_threadhop_raised"
 
 
@@ -35,7 +35,7 @@ class RemoteCall:
             if isinstance(result, Coroutine):
                 return asyncio.run(_await(result))
         except BaseException as exc:
-            # Tells it from an error of the way. It travels with the exception.
+            # Tells it from an error of the way, and travels with the exception.
             with contextlib.suppress(Exception):
                 exc.__dict__[_RAISED] = True
             raise
@@ -49,7 +49,7 @@ async def _await(coro: Coroutine[Any, Any, Any]) -> Any:
 def explain_pickling(
     error: BaseException, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> BaseException:
-    """*error*, which the executor reported; if it comes of pickling, one that names the part."""
+    """*error* as it is or, if pickling failed, a TypeError that names the part that cannot be."""
     if getattr(error, "__dict__", {}).pop(_RAISED, False):
         return error
     import pickle  # noqa: PLC0415 - only now: most programs never need it

@@ -1,9 +1,9 @@
 """The event loop of a thread's own: for coroutine functions that run on a worker.
 
-Each worker could have one open from its first job on. That costs three file descriptors a thread,
-for something that most jobs never ask for. So what a thread gets is a loop whose set-up is put off
-until somebody uses it: an instance whose ``__init__`` has not run. The first look at anything that
-``__init__`` would have made runs it.
+Each worker could have one open from its first job on. Three file descriptors a thread are too much
+for a loop that most jobs never ask for. So a thread gets one whose set-up is put off until its
+first use: an instance whose ``__init__`` has not run. The first look at anything that ``__init__``
+would have made runs it.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ _own = _Own()
 def ensure_thread_event_loop() -> asyncio.AbstractEventLoop:
     """The event loop of the calling thread's own: made at the first call, the same ever after.
 
-    It is set as the thread's current event loop, unless there is another one, so that
-    ``asyncio.get_event_loop()`` finds it. It opens no file before it is used. When the thread ends,
-    its tasks are cancelled, its async generators shut down, and it is closed. ::
+    ``asyncio.get_event_loop()`` finds it: it is set as the thread's current event loop, unless
+    there is another one. The loop opens no file before it is used. When the thread ends, its tasks
+    are cancelled, its async generators shut down, and it is closed. ::
 
         loop = ensure_thread_event_loop()
         loop.run_until_complete(coroutine)
 
-    It may be the initializer of a pool: each worker of
+    The function may be the initializer of a pool: each worker of
     ``ThreadPoolExecutor(initializer=ensure_thread_event_loop)`` has its loop. ``exec_in_executor``
     runs coroutine functions on it.
 
@@ -158,8 +158,8 @@ def _see_to_its_end(loop: asyncio.AbstractEventLoop) -> None:
         if thread is threading.main_thread():
             atexit.register(_close_own)
             return
-        # What a Thread calls of itself at its end, while it is still whole. (A finalizer of
-        # something that is the thread's own comes after that: too late to run a loop in it.)
+        # A Thread calls it at its end, while it is still whole. (A finalizer of an object that is
+        # the thread's own comes after that: too late to run a loop in it.)
         delete = thread._delete
 
         def close_and_delete() -> None:

@@ -5,8 +5,8 @@ that shares this Context, and that task hangs for ever. So the body of a block r
 of its own, and at each border the differences are written over.
 
 Three values decide about each variable: the one it has where the task comes from (*theirs*), the
-one it had here when the task left (*base*), and the one it has here now. What the journey changed
-is written; what it left alone stays as it is here, for others may have changed it meanwhile.
+one it had here when the task left (*base*), and the one it has here now. A variable that the
+journey changed is written; one that it left alone stays, for other tasks may have changed it here.
 Values are compared by identity: ``==`` may be expensive, may raise (numpy), and would lose a new
 object that is equal to the old one.
 
@@ -97,10 +97,10 @@ class TaskVariables:
     _loop_snapshot: Context | None
     #: One Context for all workers of the task, made by the first.
     worker_context: Context | None
-    #: What that Context had taken over when the body began to run in it; None if it has yet to.
+    #: A copy of that Context from when the body began to run in it; None if it has yet to load.
     _worker_snapshot: Context | None
-    #: What unsets its variables, and those that bodies have set on the loop. Made with it. (In one
-    #: slot: many may wait for a worker at once.)
+    #: The Tokens that unset its variables, and those that bodies have set on the loop. Made with
+    #: it. (In one slot: many may wait for a worker at once.)
     _tokens: tuple[Tokens, Tokens] | None
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class TaskVariables:
         problem = None
         try:
             # If a variable cannot be unset, start anew. Tokens from here are worth nothing then,
-            # but values come first. It takes another task that shares the Context to come to this.
+            # but values come first. (Only another task that shares the Context leads to this.)
             tokens = self._tokens or ({}, {})
             if context is None or not context.run(merge_changes, values, context, tokens[0]):
                 context = self.worker_context = Context()
@@ -139,7 +139,7 @@ class TaskVariables:
     def write_back(self) -> None:
         """In the coroutine, back on the loop: write the variables that the body changed."""
         context, snapshot = self.worker_context, self._worker_snapshot
-        if context is None or snapshot is None:  # It was on no worker: see ``_adoption``.
+        if context is None or snapshot is None:  # On no worker: see ``_adoption``.
             return
         if not is_same_mapping(context, snapshot):
             values, self._loop_snapshot = self._loop_snapshot, None
@@ -149,12 +149,12 @@ class TaskVariables:
 
     @property
     def worker_tokens(self) -> Tokens:
-        """In a worker: what unsets the variables of the worker Context."""
+        """In a worker: the Tokens that unset the variables of the worker Context."""
         assert self._tokens is not None, "made with the Context"
         return self._tokens[0]
 
     def stay_on_loop(self) -> None:
-        """In the coroutine: it came to no worker, so no worker Context has its variables."""
+        """In the coroutine, which came to no worker: no worker Context has its variables."""
         self._loop_snapshot = None
 
     def forget(self) -> None:

@@ -25,7 +25,8 @@ def current_strand() -> Strand:
         return strand_of_current_task(loop) if strand is None else strand
     job = current.slot.job
     if job is not None and job.strand is not None:
-        return job.strand
+        found: Strand = job.strand
+        return found
     raise RuntimeError(NO_LOOP)
 
 

@@ -1,13 +1,12 @@
 """asyncio's side of a strand: how a task leaves its loop, and how a thread wakes it again.
 
-All of it is public behaviour: a Task awaits an object that acts like a future. It asks for
-``_asyncio_future_blocking`` and ``_loop``, calls ``add_done_callback(wakeup, context=...)`` when
-the coroutine is suspended, ``cancel(msg)`` when it is cancelled, and, once the loop has run
-``wakeup``, ``result()``. Nothing else is ever asked of it.
+All of it is public behaviour: a Task awaits an object that acts like a future. The Task asks that
+for ``_asyncio_future_blocking`` and ``_loop``, calls ``add_done_callback(wakeup, context=...)``
+when the coroutine is suspended, ``cancel(msg)`` when the Task is cancelled, and, once the loop has
+run ``wakeup``, ``result()``; and for nothing else, ever.
 
-Ctrl+C may raise KeyboardInterrupt between any two lines that run on the loop thread. It loses no
-task: whatever was taken out of a queue is put back unless it has gone on, and a wake-up that is
-told twice takes effect once.
+Ctrl+C may raise KeyboardInterrupt between any two lines that run on the loop thread, and loses no
+task: an interrupted ``deliver`` is called again, and takes effect once.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from typing import Any
 
 from .. import _lifetime
 from .._errors import NO_TASK
-from .._interface import Loop, LoopSuspension
+from .._interface import AnyStrand, Loop, LoopSuspension
 from .._outcome import Outcome
 from .._strand import Strand
 from .._traps import checkpoint
@@ -92,7 +91,7 @@ def loop_of(loop: AbstractEventLoop) -> AsyncioLoop:
 
 
 class AsyncioLoop(EntryQueue, Loop):
-    """What there is once for each asyncio loop. It is an attribute of the loop."""
+    """One for each asyncio loop, of which it is an attribute."""
 
     __slots__ = ("_loop", "_thread", "asyncgen_hooks")
 
@@ -101,11 +100,11 @@ class AsyncioLoop(EntryQueue, Loop):
         self._loop = weakref.ref(loop)
         #: The thread that runs the loop.
         self._thread = threading.current_thread()
-        #: The loop's own: it has set them when it began to run. (What sys returns is unknown to
-        #: the garbage collector, and they refer to the loop.)
+        #: The loop's own, set when it began to run. (As a tuple: they refer to the loop, and the
+        #: garbage collector does not know the type that sys returns.)
         self.asyncgen_hooks = tuple(sys.get_asyncgen_hooks())
 
-    def suspend(self, strand: Strand) -> AsyncioSuspension:
+    def suspend(self, strand: AnyStrand) -> AsyncioSuspension:
         suspension = AsyncioSuspension()
         suspension._asyncio_future_blocking = True
         suspension._loop = asyncio._get_running_loop()  # type: ignore[assignment]
@@ -132,7 +131,7 @@ class AsyncioLoop(EntryQueue, Loop):
         # threads are not waited for.
         return _lifetime.is_ending() and (not loop.is_running() or self._thread.daemon)
 
-    def default_executor(self, strand: Strand) -> Executor:
+    def default_executor(self, strand: AnyStrand) -> Executor:
         loop = self._loop()
         assert loop is not None, "a task of it runs"
         executor = shown_default_executor(loop)
@@ -165,7 +164,7 @@ class AsyncioLoop(EntryQueue, Loop):
         if loop is not None and getattr(_current_task(loop), "_must_cancel", False):
             await checkpoint()
 
-    def run(self, strand: Strand, func: Callable[[], Any], tokens: Tokens) -> Any:
+    def run(self, strand: AnyStrand, func: Callable[[], Any], tokens: Tokens) -> Any:
         loop = self._loop()
         assert loop is not None, "the task refers to it"
         return from_thread_run(self.post, loop, strand, func, tokens)
@@ -197,19 +196,19 @@ class AsyncioSuspension(LoopSuspension):
     # No __init__: see ``AsyncioLoop.suspend``.
     __slots__ = ("_asyncio_future_blocking", "_context", "_loop", "_strand", "_wakeup")
 
-    #: What makes it a future for the Task, which sets it to False when it takes note of that.
+    #: Makes it a future for the Task, which sets it to False when it takes note of that.
     _asyncio_future_blocking: bool
     #: The Task asks for ``get_loop()``, else for this: no call, in which Ctrl+C could come.
     _loop: AbstractEventLoop
-    _strand: Strand
-    #: The task's own callback. Whoever takes it, resumes the task: in the loop thread only. None
-    #: before the task is suspended, and after it was resumed.
+    _strand: AnyStrand
+    #: The task's own callback. ``deliver`` takes it out and so resumes the task, in the loop thread
+    #: only. None before the task is suspended, and after it was resumed.
     _wakeup: Callable[[object], None] | None
     #: The Context to run it in. Written with it.
     _context: Context
 
-    #: The Task asks for it before it resumes the coroutine. What went wrong is raised in there. It
-    #: is no function of Python: Ctrl+C at its entry would be thrown into the coroutine.
+    #: The Task asks for it before it resumes the coroutine; errors are raised in there. No function
+    #: of Python: Ctrl+C at the entry of one would be thrown into the coroutine.
     result: Callable[[], None] = staticmethod(type(None))
 
     def __repr__(self) -> str:
@@ -222,7 +221,7 @@ class AsyncioSuspension(LoopSuspension):
     ) -> None:
         """The coroutine is suspended now: off it goes.
 
-        It must not raise: the task would wait for ever, and could not even be cancelled.
+        Must not raise: the task would wait for ever, and could not even be cancelled.
         """
         strand = self._strand
         try:
@@ -231,8 +230,7 @@ class AsyncioSuspension(LoopSuspension):
             task: Task[Any] = wakeup.__self__  # type: ignore[attr-defined]
             strand.coro = task.get_coro()  # type: ignore[assignment]
             if getattr(task, "_must_cancel", False):
-                # The Task will call cancel() as soon as this returns. That is too late: a worker
-                # might have begun the body.
+                # The Task calls cancel() only when this has returned: a worker may have begun.
                 self.cancel(getattr(task, "_cancel_message", None))
             strand.leave_loop()
         except BaseException as exc:
@@ -248,8 +246,8 @@ class AsyncioSuspension(LoopSuspension):
     def cancel(self, msg: object = None) -> bool:
         """Note it. A queued job is given up, a body that runs comes to its end first.
 
-        Always True: that tells the Task not to raise anything by itself. This may run in a signal
-        handler, between any two lines of this thread, so it never waits for a lock.
+        Always True: so the Task does not raise anything by itself. May run in a signal handler,
+        between any two lines of this thread, so it never waits for a lock.
         """
         strand = self._strand
         strand.token.request(() if msg is None else (msg,))
@@ -313,7 +311,7 @@ def _has_ended(task_ref: weakref.ref[Task[Any]]) -> bool:
 class _FinishedTask:
     """A task whose coroutine came to its end in a worker, and how."""
 
-    def __init__(self, task: Task[Any], ended: Outcome, strand: Strand) -> None:
+    def __init__(self, task: Task[Any], ended: Outcome, strand: AnyStrand) -> None:
         self._task = task
         self._ended = ended
         self._strand = strand
@@ -325,7 +323,7 @@ class _FinishedTask:
         self._strand.serve_departures()
         if task.done():
             return
-        # A Task refuses set_result(). What it inherits from Future does not.
+        # Task.set_result() refuses. Future's own does not.
         future = _PyFuture if isinstance(task, _PyFuture) else asyncio.Future
         try:
             if error is None:
@@ -340,7 +338,7 @@ class _FinishedTask:
             del self, task, error
 
     def abandon(self) -> None:
-        """It has been said that the task ended in the block."""
+        """A warning has said that the task ended in the block."""
 
 
 def _reraise(error: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""The futures that wait for a call. They end when it does, or when they are cancelled."""
+"""The futures that wait for a call, and end with it or when they are cancelled."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .._cancel_token import CancelToken
 
 
 class Awaited(Protocol):
-    """What a future waits for."""
+    """A call, as its future sees it."""
 
     def try_cancel(self) -> bool:
-        """In any thread: take it back, if nobody has begun with it."""
+        """In any thread: take the call back, unless a worker has begun with it."""
 
     @property
     def token(self) -> CancelToken:
-        """Where it is noted that nobody wants it any more, although it has begun."""
+        """Notes that the call is not wanted any more, although a worker has begun with it."""
         ...
 
     def deliver_again(self) -> None:
-        """In the loop thread: see to it that Ctrl+C has not kept the loop from looking."""
+        """In the loop thread: have the loop look once more, in case Ctrl+C kept it from that."""
 
 
 class AwaitedByThreads(Awaited, Protocol):
@@ -32,12 +32,15 @@ class AwaitedByThreads(Awaited, Protocol):
 
 
 class AbandoningFuture(asyncio.Future[Any]):
-    """Cancelled at once, whatever becomes of the call. All in the loop thread."""
+    """Cancelled at once, whatever becomes of the call: trio's ``abandon_on_cancel``.
 
-    # No default: who makes one sets it. A ``__dict__`` is dearer.
+    All in the loop thread.
+    """
+
+    # No default: ``CallJob`` sets it. A ``__dict__`` is dearer.
     __slots__ = ("call",)
 
-    #: None when it has ended.
+    #: None when the call has ended.
     call: Awaited | None
 
     def cancel(self, msg: Any = None) -> bool:
@@ -49,7 +52,7 @@ class AbandoningFuture(asyncio.Future[Any]):
         return super().cancel(msg)
 
     def discard(self) -> None:
-        """In the loop thread, while it is made: nobody will ever see it."""
+        """In the loop thread, by the call that could not start: no user has seen this future."""
         self.call = None
         super().cancel()
 
@@ -67,12 +70,12 @@ class AbandoningFuture(asyncio.Future[Any]):
             waiting = [*(self._callbacks or ())]
             if len(waiting) == 1:
                 wakeup, context = waiting[0]
-                # Whoever takes it out, wakes the task: this, or a signal handler that cancels.
+                # Taken out once: by this, or by a signal handler that cancels.
                 if not isinstance(getattr(wakeup, "__self__", None), asyncio.Task) or not (
                     _remove_done_callback(self, wakeup)
                 ):
                     wakeup = None
-            # To ask first would cost a call, and say nothing about a signal handler's cancel().
+            # (To ask first would cost a call, and say nothing about a signal handler's cancel().)
             try:
                 if error is None:
                     _set_result(self, value)
@@ -93,7 +96,7 @@ class AbandoningFuture(asyncio.Future[Any]):
             del self, value, error, wakeup, context
 
 
-# What ``super()`` would find, and look for each time.
+# ``super()`` would look for them each time.
 _cancel = asyncio.Future.cancel
 _remove_done_callback: Any = asyncio.Future.remove_done_callback
 _set_result = asyncio.Future.set_result
@@ -101,12 +104,12 @@ _set_exception = asyncio.Future.set_exception
 
 
 class WaitingFuture(AbandoningFuture):
-    """Cancelled at once if nobody has begun with the call; else when that has ended."""
+    """Cancelled at once unless a worker has begun with the call; then when that has ended."""
 
-    #: What the call raised although it was cancelled.
+    #: The error of the call, although that was cancelled.
     late_error: BaseException | None = None
     _cancel_args: tuple[Any, ...] | None = None
-    #: Called when it is asked to cancel, at once.
+    #: Called by ``cancel``, at once.
     on_cancel_request: Callable[[], None] | None = None
 
     def cancel(self, msg: Any = None) -> bool:
@@ -141,7 +144,7 @@ class ThreadFuture(concurrent.futures.Future[Any]):
     def __init__(self, call: AwaitedByThreads) -> None:
         super().__init__()
         self._call: AwaitedByThreads | None = call
-        #: Taken once, by who tells the others that it is cancelled.
+        #: Taken once, by the ``cancel`` that tells those in ``wait()``.
         self._telling = allocate_lock()
 
     def running(self) -> bool:

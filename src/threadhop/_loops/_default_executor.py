@@ -43,7 +43,7 @@ def default_executor_of(loop: AbstractEventLoop) -> Executor:
             type(loop).run_in_executor is not asyncio.BaseEventLoop.run_in_executor
             or getattr(loop, "_executor_shutdown_called", None) is not False
         ):
-            # It says by itself if it was shut down.
+            # The loop says by itself if its executor was shut down.
             try:
                 executor = loop._threadhop_run_in_executor  # type: ignore[attr-defined]
             except AttributeError:

@@ -1,7 +1,7 @@
-"""What comes to an asyncio loop from other threads: tasks that return, results, calls.
+"""The entry queue of an asyncio loop: tasks that return, results, calls from other threads.
 
-Ctrl+C may raise KeyboardInterrupt between any two lines that run on the loop thread. It loses no
-entry: what was taken out of the queue is put back unless it has gone on, and an entry that is
+Ctrl+C may raise KeyboardInterrupt between any two lines that run on the loop thread, and loses no
+entry: an interrupted one is put back into the queue unless it has gone on, and an entry that is
 delivered twice takes effect once.
 """
 
@@ -20,20 +20,20 @@ _call: Any = operator.call
 
 
 class Posted(Protocol):
-    """What a thread posts to the loop."""
+    """An entry of the queue."""
 
     def deliver(self) -> None:
         """In a callback of the loop, never within the step of a task.
 
-        Interrupted by Ctrl+C it is called again. So it may be called twice.
+        Called again if Ctrl+C interrupted it: so the second call must find nothing to do.
         """
 
     def abandon(self) -> None:
-        """In any thread: the loop is closed, so it is never delivered."""
+        """In any thread: the loop is closed, so the entry is never delivered."""
 
 
 class EntryQueue:
-    """What is ready to come to the loop: tasks, and results of calls.
+    """The entries that are ready to come to one loop.
 
     The threads append to ``_queue``; only the one that finds nobody else doing so wakes the loop,
     and one callback of the loop then delivers all.
@@ -54,8 +54,8 @@ class EntryQueue:
     def post(self, entry: Posted, loop: AbstractEventLoop) -> None:
         """In any thread."""
         self._queue.append(entry)
-        # Whoever gets no token leaves the entry to the one that has it, whose callback has not
-        # begun yet: that gives the token back before it counts what is there, so it counts this.
+        # A thread that gets no token leaves its entry to the thread that has it, whose callback has
+        # not begun yet: the callback gives the token back before it counts the entries.
         wakers = self._wakers
         if wakers:
             try:

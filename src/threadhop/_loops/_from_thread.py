@@ -9,10 +9,10 @@ import queue
 from asyncio import AbstractEventLoop, Task
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from typing import Any, Protocol
+from typing import Any
 
-from .._cancel_token import CancelToken
 from .._errors import LOOP_IS_CLOSED, LOOP_WENT_AWAY
+from .._job import Caller
 from .._outcome import Outcome
 from .._variables import Tokens, merge_changes
 
@@ -21,20 +21,6 @@ POLL = 1.0
 
 #: ``EntryQueue.post`` of the loop.
 Post = Callable[[Any, AbstractEventLoop], None]
-
-
-class Caller(Protocol):
-    """For whom the worker works: the task of a block, or a call."""
-
-    #: The call that its worker waits for. Written by the worker.
-    calling: Any
-
-    @property
-    def token(self) -> CancelToken: ...
-
-    def is_gone(self) -> bool:
-        """In any thread: whether nothing comes from its loop any more."""
-        ...
 
 
 class FromThreadCall:
@@ -50,8 +36,8 @@ class FromThreadCall:
         #: None when it was called, or need not be.
         self._func: Callable[[], Any] | None = func
         self._context = context
-        #: What has its result, once; put there by the loop thread. (If that is the task of a
-        #: coroutine, by its callback in C: Ctrl+C cannot keep it from that.)
+        #: Gets one object with a ``result()``, from the loop thread. (The task of a coroutine puts
+        #: itself there by a callback in C: Ctrl+C cannot keep it from that.)
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._task: Task[Any] | None = None
 
@@ -142,8 +128,8 @@ def from_thread_run(
 ) -> Any:
     """In a worker of *caller*: call *func* on its loop, and wait.
 
-    It sees the variables of the current Context, to which *tokens* belongs, and what it sets holds
-    here afterwards.
+    *func* sees the variables of the current Context, to which *tokens* belongs; those that it sets
+    hold here afterwards.
     """
     if caller.token.why is not None:
         raise asyncio.CancelledError(*caller.token.why)

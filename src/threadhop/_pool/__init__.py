@@ -1,4 +1,4 @@
-"""``WorkerPool``: a lean ``ThreadPoolExecutor``. The threads are in ``_workers``."""
+"""``WorkerPool``: a lean ``ThreadPoolExecutor``. This folder knows no task and no event loop."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _numbers = count()
 
 
 class Statistics(NamedTuple):
-    """What a ``WorkerPool`` is doing: a glimpse, as its threads do not stop for it."""
+    """A glimpse at a ``WorkerPool``, whose threads do not stop for it."""
 
     #: As many jobs may run at once.
     max_workers: int
@@ -59,7 +59,7 @@ class WorkerPool(ThreadPoolExecutor):
 
         loop.set_default_executor(WorkerPool())
 
-    What differs from the standard library's pool:
+    The differences to the standard library's pool:
 
     - A worker whose body is away (in an ``eventloop()`` part, in ``exec_in_eventloop``, in a block
       of another executor) does not count against *max_workers*: another thread may start in its
@@ -77,7 +77,7 @@ class WorkerPool(ThreadPoolExecutor):
         thread_name_prefix: Threads are named ``prefix_0``, ``prefix_1`` and so on; by default the
             prefix is ``WorkerPool-`` and a number.
         initializer: Called in each thread before its first job. If it raises, the pool is broken.
-        initargs: What *initializer* is called with.
+        initargs: The arguments of *initializer*.
         max_threads: As many threads may there be in all, with those that are away. By default
             ``8 * max_workers``; of a pool of one, 1: it stays one thread.
 
@@ -106,7 +106,7 @@ class WorkerPool(ThreadPoolExecutor):
         *,
         max_threads: int | None = None,
     ) -> None:
-        # Not super().__init__(): nothing that it makes is used.
+        # Not super().__init__(): nothing of it is used.
         if max_workers is None:
             max_workers = min(32, (_processors() or 1) + 4)
         _check_number("max_workers", max_workers)
@@ -164,7 +164,7 @@ class WorkerPool(ThreadPoolExecutor):
             database = pool.limited(5)
             async with threadpool(database): ...
 
-        Further ones wait in a queue of their own and leave the other workers alone.
+        Further jobs wait in a queue of their own and leave the other workers alone.
 
         Raises:
             TypeError: *n* is not an int.
@@ -174,7 +174,7 @@ class WorkerPool(ThreadPoolExecutor):
         return LimitedView(self, self._workers, n)
 
     def statistics(self) -> Statistics:
-        """What the pool is doing now."""
+        """A glimpse at what the threads do now."""
         threads = self._workers
         busy, away, idle = threads.count()
         return Statistics(threads.max_workers, busy, away, idle, len(threads.waiting))
@@ -193,7 +193,7 @@ class WorkerPool(ThreadPoolExecutor):
         """Whether all threads that there may be are away."""
         return self._workers.is_exhausted()
 
-    # What the standard library's pool keeps under private names, and others read.
+    # Private names of the standard library's pool that other libraries read.
 
     @property
     def _max_workers(self) -> int:  # type: ignore[override]
@@ -217,7 +217,7 @@ class WorkerPool(ThreadPoolExecutor):
 
 
 class _Queue:
-    """How much waits, for those who look at ``pool._work_queue``."""
+    """``pool._work_queue``, for libraries that look how much waits."""
 
     def __init__(self, threads: Threads) -> None:
         self._workers = threads

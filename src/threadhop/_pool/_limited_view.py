@@ -1,11 +1,11 @@
 """``WorkerPool.limited(n)``: an executor with a limit of its own over the threads of a pool.
 
-The jobs of a view wait in its own queue. What the pool gets are *limiter*, at most n at a time: a
-worker that has a turn does the oldest job of the view, and then hands the turn in, or queues up
-with it again, behind the others' jobs. So a full view leaves the pool's other workers alone.
+The jobs of a view wait in its own queue. The pool gets *turns*, at most n at a time: a worker that
+has a turn does the oldest job of the view, and then ends the turn, or queues up with it again,
+behind the pool's other jobs. So a full view leaves the pool's other workers alone.
 
-No job is left waiting, by the same rule as in ``_workers``: who puts a job first appends it and
-then looks for a free turn; who frees one looks for a job after that.
+No job is left waiting, by the same rule as in ``_permits``: ``put`` first appends the job and then
+looks for a free turn; a worker that ends a turn looks for a job after that.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ T = TypeVar("T")
 
 
 class LimitedView(Executor):
-    """At most *n* jobs at once on the threads of a ``WorkerPool``: what ``pool.limited(n)`` makes.
+    """At most *n* jobs at once on the threads of a ``WorkerPool``: made by ``pool.limited(n)``.
 
-    It is an executor like any other: for ``threadpool()``, ``submit()``, ``map()`` and
-    ``loop.run_in_executor()``. Its jobs begin in the order in which they came. It needs no
+    A view is an executor like any other: for ``threadpool()``, ``submit()``, ``map()`` and
+    ``loop.run_in_executor()``. Its jobs begin in the order in which they came. A view needs no
     ``shutdown()``, keeps its pool alive, and ends with it. A worker whose body is away does not
-    count, here as in the pool. Its own ``shutdown()`` concerns its own jobs only; the threads go
-    on. It has no ``limited()``: a view of a view would be one of the pool.
+    count, here as in the pool. The view's own ``shutdown()`` concerns its own jobs only; the
+    threads go on. There is no ``limited()``: a view of a view would be one of the pool.
 
     .. versionadded:: 0.1
     """
@@ -95,12 +95,12 @@ class LimitedView(Executor):
 
 
 class ViewLimiter:
-    """The jobs of a view, and the limiter that it has taken in the pool."""
+    """The jobs of a view, and the turns that it has taken in the pool."""
 
     def __init__(self, threads: Threads, limit: int) -> None:
         self.threads = threads
         self.limit = limit
-        #: An RLock for the same reasons as that of the threads. Under it, no other lock is taken.
+        #: An RLock for the same reasons as that of ``Permits``. Under it, no other lock is taken.
         self._lock = threading.RLock()
         #: Its steps are atomic: no lock.
         self._waiting: deque[Job] = deque()
@@ -122,7 +122,7 @@ class ViewLimiter:
         if self._has_room():
             self._take_turn(self.threads.put, job)
         if self.is_closed or self.threads.make_refusal is not None:
-            # What waited may have been dropped before the job was there.
+            # ``close`` may have dropped the jobs before this one was there.
             try:
                 self._waiting.remove(job)
             except ValueError:
@@ -139,14 +139,14 @@ class ViewLimiter:
         return len(self._active) - len(self._away) < self.limit
 
     def _take_turn(self, put: Callable[[Job], None], job: Job | None = None) -> None:
-        """Ask the pool for one more worker, if something waits and there is room."""
+        """Ask the pool for one more worker, if a job waits and there is room."""
         turn = _Turn(self)
         try:
             if not holding(self._lock, self._begin, turn):
                 return
             put(turn)
         except BaseException as exc:
-            # After a KeyboardInterrupt a worker may come all the same. Then the turn is struck off.
+            # After a KeyboardInterrupt a worker may come all the same, and find the turn ended.
             self.end(turn)
             try:
                 if job is not None:
@@ -170,7 +170,7 @@ class ViewLimiter:
             job.fail(copy.copy(error))
 
     def drain(self) -> list[Job]:
-        """Take away what waits."""
+        """Take all jobs away."""
         return drain(self._waiting)
 
     def close(self, *, drop: bool) -> None:
@@ -181,7 +181,7 @@ class ViewLimiter:
         """Under the lock."""
         self.is_closed = True
         if drop:
-            # ViewLimiter that have not begun are for nothing: nobody needs to wait for them.
+            # Turns that have not begun are for nothing: ``join`` need not wait for them.
             self._active = {turn for turn in self._active if turn.thread}
         if not self._active:
             self._over.set()
@@ -194,7 +194,7 @@ class ViewLimiter:
         self._over.wait()
 
     def start_afresh(self) -> None:
-        """In the child of a fork, as the threads does."""
+        """In the child of a fork, as ``Threads`` does."""
         self._lock = threading.RLock()
         self._waiting.clear()
         self._away.clear()
@@ -225,7 +225,7 @@ class ViewLimiter:
             finally:
                 del job
             if waiting and threads.waiting:
-                # Others wait for this worker, too. It looks for them next.
+                # Other jobs wait for this worker, too. It looks for them next.
                 turn.thread = 0
                 threads.waiting.append(turn)
                 return
@@ -256,13 +256,13 @@ class ViewLimiter:
 
 
 class _Turn:
-    """One at a time for each job of the view that the pool works on: the pool's job."""
+    """The pool's job: to do a job of the view."""
 
     __slots__ = ("_limiter", "thread")
 
     def __init__(self, limiter: ViewLimiter) -> None:
         self._limiter = limiter
-        #: Where it is done; 0 while it waits. Written by the worker.
+        #: The worker's ident; 0 while the turn waits. Written by the worker.
         self.thread = 0
 
     def __call__(self) -> None:

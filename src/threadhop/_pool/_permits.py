@@ -1,33 +1,33 @@
 """Permits for workers: who may work, who is parked, and what waits for them. It knows no threads.
 
-A worker needs a *place* to take jobs, and there are ``max_workers`` max_workers. It keeps its place
-while it is parked among the ready. It gives it up while the body of its job is away, so that
-another worker may begin in its stead; when it comes back, it takes one whether there is a free one
-or not. The next worker that ends a job then finds a place too many taken, and parks in the
-reserve, without a place.
+A worker needs a *permit* to take jobs, and there are ``max_workers`` of them. It keeps its permit
+while it is parked among the idle. It releases the permit while the body of its job is away, so that
+another worker may begin in its place; coming back, it acquires one whether any is free or not. Then
+too many are held, and the next worker that ends a job yields its permit and parks among the spare.
 
 Putting a job and parking are the hot path. They take no lock, only steps that are atomic on every
 build: a deque's ``append``, ``pop``, ``popleft`` and ``remove``. No wake-up gets lost, because each
 side first leaves its mark and then looks for the other's:
 
-- Who puts a job appends it; then it looks for a ready worker, then for a free place.
-- A worker enters the ready; then it looks for a job once more before it sleeps.
-- Who frees a place (``leave_place``, a worker that ends) looks for a job after that.
+- ``put`` appends the job; then it looks for an idle worker, then for a free permit.
+- A worker enters the idle; then it looks for a job once more before it sleeps.
+- A worker that gives up its permit (``_release``, or its end) looks for a job after that.
 
-So a job that found neither a ready worker nor a free place is seen by all those who had the permits.
-Who wakes takes the worker off the deque, so that each is woken once, and by one only. That settles
-the race between "idle for too long" and "being woken", too: who can take the worker off the deque
-has it; a worker that cannot find itself there is about to be woken.
+So a job that found neither an idle worker nor a free permit is seen by all workers that held one.
+Waking takes the gate of the worker off the deque, so each worker is woken once, and by one thread
+only. The same settles the race between "idle for too long" and "being woken": the thread that can
+take the gate off the deque has the worker; a worker that cannot find its gate there is about to be
+woken.
 
-All else is done under the lock. That is an RLock, because a signal handler or a finalizer may come
-in the middle of it, in the same thread, and put a job here. So counts are the lengths of
-collections, which cannot be torn, and each step allows for that what it saw just now is gone. What
-the intruder may cause at worst is a worker too many, which then steps back.
+All else is done under the lock. The lock is an RLock, because a signal handler or a finalizer may
+come in the middle of it, in the same thread, and put a job here. So counts are the lengths of
+collections, which cannot be torn, and each step allows for that what it saw just now is gone. The
+intruder causes a worker too many at worst, which then yields its permit.
 
-A KeyboardInterrupt can hit a thread that puts, never a worker. So who wakes only wakes, in one step
-of the interpreter, and each worker counts itself; and those who are not workers get the lock by
-``holding``, since from Python 3.14 on ``with lock:`` may be hit after the lock was acquired, and
-not release it.
+A KeyboardInterrupt can hit a thread that puts, never a worker. So a thread that wakes does nothing
+but wake, in one step of the interpreter, and each worker counts itself. Threads that are not
+workers take the lock by ``holding``: from Python 3.14 on ``with lock:`` may be hit after the lock
+was acquired, and not release it.
 """
 
 from __future__ import annotations
@@ -41,30 +41,32 @@ from typing import Any, TypeVar
 from ._work_item import Job
 
 T = TypeVar("T")
-#: Where a worker is parked: closed until somebody wakes it.
+#: A worker is parked at one: a lock that is held until another thread wakes the worker.
 Gate = LockType
 
 
 class Permits:
+    """The permits of one pool, and its parked workers."""
+
     def __init__(self, max_workers: int) -> None:
         self.max_workers = max_workers
-        #: Replaced in the child of a fork, so nobody may keep it.
+        #: Replaced in the child of a fork: always asked for anew.
         self._lock = threading.RLock()
 
         # The steps of these two are atomic: no lock.
         #: The oldest first.
         self.waiting: deque[Job] = deque()
-        #: Parked workers that have a place, by their gates, the newest last.
+        #: Parked workers that have a permit, by their gates, the newest last.
         self._idle: deque[Gate] = deque()
 
         # The collections below change under the lock. Their lengths may be read without it.
-        #: One entry for each place that is taken.
+        #: One entry for each permit that is held.
         self._held: deque[None] = deque()
         #: One entry for each worker whose body is away.
         self._away: deque[None] = deque()
-        #: Parked workers without a place.
+        #: Parked workers without a permit.
         self._spare: deque[Gate] = deque()
-        #: Those in the reserve, and those woken from it that have not yet taken a place.
+        #: The spare, and workers woken from there that have not yet acquired a permit.
         self._without_permit: set[Gate] = set()
 
         #: Wake the newest one, or raise IndexError. In any thread, without the lock.
@@ -80,7 +82,7 @@ class Permits:
                 pass
 
     def _clear(self) -> None:
-        """In the child of a fork: nobody is here, and nothing waits."""
+        """In the child of a fork: no worker is here, and nothing waits."""
         self._lock = threading.RLock()
         for collection in (self.waiting, self._idle, self._held, self._away, self._spare):
             collection.clear()
@@ -89,13 +91,13 @@ class Permits:
     # In a worker, from within its job.
 
     def _release(self) -> None:
-        """The body goes away. Who calls this looks for a job after it."""
+        """The body goes away. The caller looks for a job after this."""
         with self._lock:
             self._away.append(None)
             self._held.pop()
 
     def back(self) -> None:
-        """The body has come back. It goes on at once, and somebody else steps back for it."""
+        """The body has come back, and goes on at once. Another worker yields its permit for it."""
         with self._lock:
             self._away.pop()
             self._held.append(None)
@@ -103,7 +105,7 @@ class Permits:
                 try:
                     gate = self._idle.pop()
                 except IndexError:
-                    return  # The next one that ends a job steps back.
+                    return  # The next worker that ends a job yields.
                 self._without_permit.add(gate)
                 self._spare.append(gate)
                 self._held.pop()
@@ -111,7 +113,7 @@ class Permits:
     # In a worker, between two jobs.
 
     def _yield_permit(self, gate: Gate) -> bool:
-        """Park without a place, as too many are taken. False if they are not any more."""
+        """Park without a permit, as too many are held. False if they are not any more."""
         with self._lock:
             if len(self._held) <= self.max_workers:
                 return False
@@ -121,7 +123,7 @@ class Permits:
             return True
 
     def _cancel_park(self, gate: Gate) -> bool:
-        """Be parked no more, and have a place. False if somebody wakes this worker just now."""
+        """Be parked no more, with a permit. False if another thread wakes this worker just now."""
         with self._lock:
             try:
                 self._idle.remove(gate)
@@ -134,7 +136,7 @@ class Permits:
             return True
 
     def _acquire(self, gate: Gate) -> None:
-        """In a worker that was in the reserve."""
+        """In a worker that was among the spare."""
         with self._lock:
             self._held.append(None)
             self._without_permit.discard(gate)
@@ -153,7 +155,7 @@ def holding(lock: Any, func: Callable[..., T], /, *args: Any) -> T:
 
 
 def drain(waiting: deque[Job]) -> list[Job]:
-    """Take away what waits, while others may take some of it, too."""
+    """Take all jobs away, while other threads may take some, too."""
     jobs: list[Job] = []
     while True:
         try:

@@ -1,17 +1,16 @@
 """The threads of a ``WorkerPool``: they start as needed, take jobs, park, and leave.
 
-Who may work, and why nobody sleeps while there is something to do, is told in ``_places``. Here
-are the threads themselves, and how all of it ends:
+``_permits`` tells who may work, and why no worker sleeps while there is something to do. Here are
+the threads themselves, and how they end:
 
-- Workers leave when they were parked for ``IDLE`` seconds, unless there may be one only; when the
-  threads is closed, as soon as nothing waits. Whether to leave is decided under the lock, after the
-  place was freed: who puts a job from then on finds the place free, and waits for the lock to start
-  another thread.
-- A thread is started under the lock. One that could not start has never counted; jobs that relied
-  on it wait for the others, or are told if there are none.
-- Who puts a job looks before and after whether the threads still takes any. In between the last worker
-  may have left, or what waits may have been dropped; then the job is taken back.
-- Jobs are told that they will not be done only after the lock was let go.
+- A worker leaves when it was parked for ``IDLE`` seconds, unless there may be one only; after
+  ``close``, as soon as nothing waits. It decides under the lock, after it gave up its permit: a
+  ``put`` from then on finds the permit free, and waits for the lock to start another thread.
+- A thread is started under the lock. One that could not start has never counted. Jobs that relied
+  on it wait for the other workers; without any, they fail.
+- ``put`` checks ``make_refusal`` twice: before it appends the job and after. If the pool was closed
+  in between, no worker may be left to see the job, so ``put`` takes it back and raises.
+- Jobs fail after the lock was released, never under it.
 """
 
 from __future__ import annotations
@@ -34,18 +33,18 @@ from ._work_item import Job
 #: Seconds after which a parked worker leaves.
 IDLE = 30.0
 
-#: As in the standard library: there users look for it.
+#: That of the standard library: users look there.
 log = logging.getLogger("concurrent.futures")
 
-#: What a make_refusal raises: a new one each time, for its traceback grows.
+#: Makes the error that ``put`` raises: a new one each time, for its traceback grows.
 Refusal = Callable[[], BaseException]
 
 
 class View(Protocol):
-    """Where jobs wait before they come to the threads."""
+    """A queue where jobs wait before they come to the threads."""
 
     def drain(self) -> list[Job]:
-        """Under the lock of the threads: give up what waits."""
+        """Under the lock of the threads: take all jobs away."""
         ...
 
     def start_afresh(self) -> None:
@@ -53,6 +52,8 @@ class View(Protocol):
 
 
 class Threads(Permits):
+    """The threads of one pool. They do not keep the pool."""
+
     def __init__(
         self,
         max_workers: int,
@@ -66,15 +67,15 @@ class Threads(Permits):
         self.name = name
         self._initialize = initialize
         self._broken = broken
-        #: What ``put`` raises; None while jobs are taken. Written under the lock, read by all.
+        #: Makes the error of ``put``; None while jobs are taken. Written under the lock.
         self.make_refusal: Refusal | None = None
-        #: Whether workers leave when nothing waits. Written by who then wakes them all.
+        #: Whether workers leave when nothing waits. Written before all are woken.
         self._closing = False
 
         # Guarded by the lock.
         #: All threads, with their numbers.
         self._threads: dict[threading.Thread, int] = {}
-        #: Those of them that have not yet taken a place.
+        #: Those of them that have not yet acquired a permit.
         self._starting: set[threading.Thread] = set()
         #: Threads that have left, and may not quite have ended.
         self._ended: list[threading.Thread] = []
@@ -84,33 +85,33 @@ class Threads(Permits):
     # In any thread.
 
     def put(self, job: Job) -> None:
-        """Have it done by a worker. Raises the make_refusal, or what the start of a thread raises."""
+        """Have a worker do *job*. Raises the refusal, or what the start of a thread raises."""
         if self.make_refusal is not None:
             raise self.make_refusal()
         self.waiting.append(job)
         if self._idle:
             try:
                 self._wake_idle()
-            except IndexError:  # Others were faster.
+            except IndexError:  # Other threads were faster.
                 self._add_worker(job)
         elif len(self._held) < self.max_workers:
             self._add_worker(job)
         if self.make_refusal is not None:
             try:
                 self.waiting.remove(job)
-            except ValueError:  # A worker does it, or it was told that it is dropped.
+            except ValueError:  # A worker does it, or ``close`` has dropped it.
                 return
             raise self.make_refusal()
 
     def requeue(self, job: Job) -> None:
-        """In a worker, for what was accepted: have it done, even if the threads is closed since."""
+        """In a worker, for a job that was accepted: have it done, even if ``close`` came since."""
         self.waiting.append(job)
         self._add_worker()
 
     def _add_worker(self, job: Job | None = None) -> None:
-        """Get one more worker for what waits, if there is a free place.
+        """Get one more worker for the jobs that wait, if a permit is free.
 
-        Raises what the start of a thread raises, if *job*, which is new, has to go back for it.
+        Raises what the start of a thread raises, if *job*, which is new, is taken back for that.
         """
         error = holding(self._lock, self._wake_or_start, job)
         if error is not None:
@@ -127,11 +128,11 @@ class Threads(Permits):
         if len(self._held) + on_their_way >= self.max_workers or self._woke(self._wake_spare):
             return None
         if len(self._threads) >= self.max_threads:
-            return None  # All of them are away, or look for a job before they park.
+            return None  # All are away, or look for a job before they park.
         if _lifetime.is_ending() and not self._threads:
             self.end_with_the_process()
         if job is not None and self.make_refusal is not None:
-            return None  # Who puts it takes it back.
+            return None  # ``put`` takes it back.
         self._ended = [thread for thread in self._ended if thread.is_alive()]
         numbers = set(self._threads.values())
         number = next(number for number in count() if number not in numbers)
@@ -139,15 +140,15 @@ class Threads(Permits):
         try:
             self._threads[thread] = number
             self._starting.add(thread)
-            # Who came in the middle of this, in the same thread, may have started the last one.
+            # A signal handler, in the middle of this, may have started the last one.
             if len(self._threads) <= self.max_threads:
                 thread.start()
             else:
                 self._starting.discard(thread)
                 del self._threads[thread]
         except BaseException as exc:
-            # After a KeyboardInterrupt it may be under way all the same, and waits for the lock.
-            # Then it finds itself struck off.
+            # After a KeyboardInterrupt the thread may be under way all the same, and waits for the
+            # lock. Then it finds itself unregistered.
             self._starting.discard(thread)
             self._threads.pop(thread, None)
             return exc
@@ -163,14 +164,14 @@ class Threads(Permits):
     def _could_not_start(self, job: Job | None, error: BaseException) -> None:
         is_interrupt = not isinstance(error, Exception)
         if self._threads and not is_interrupt:
-            return  # None of those that are there leaves without looking for a job once more.
+            return  # No worker leaves without looking for a job once more.
         try:
             if job is not None:
                 try:
                     self.waiting.remove(job)
                 except ValueError:
                     job = None
-            # Others may have relied on this start.
+            # Other jobs may have relied on this start.
             if is_interrupt:
                 self._add_worker()
             else:
@@ -188,7 +189,7 @@ class Threads(Permits):
     def _close(self, make_refusal: Refusal, drop: bool) -> list[Job]:
         """Under the lock."""
         self.make_refusal = self.make_refusal or make_refusal
-        # Whoever is hit here may call it again.
+        # Interrupted here, it may be called again.
         self.let_idle_exit()
         return self._drain_all() if drop else []
 
@@ -207,7 +208,7 @@ class Threads(Permits):
         """Wait for all threads to end, when it is closed."""
         if threading.current_thread() in self._threads:
             raise RuntimeError(NO_JOIN)
-        # Others may start meanwhile, in the place of those that are away.
+        # Workers may start meanwhile, in the place of those that are away.
         while True:
             threads = holding(self._lock, lambda: [*self._threads, *self._ended])
             alive = [thread for thread in threads if thread.is_alive()]
@@ -220,7 +221,7 @@ class Threads(Permits):
         return holding(self._lock, lambda: set(self._threads))
 
     def count(self) -> tuple[int, int, int]:
-        """How many are busy, away and idle. Parking takes no lock, so it is a glimpse."""
+        """How many are busy, away and idle: a glimpse, for parking takes no lock."""
 
         def count() -> tuple[int, int, int]:
             away = len(self._away)
@@ -237,7 +238,7 @@ class Threads(Permits):
         holding(self._lock, self._views.add, view)
 
     def _drain_all(self) -> list[Job]:
-        """What waits, here and where it comes from. Under the lock."""
+        """Under the lock: take away the jobs that wait, here and in the views."""
         jobs = drain(self.waiting)
         for view in self._views:
             jobs += view.drain()
@@ -248,7 +249,7 @@ class Threads(Permits):
         for job in jobs:
             try:
                 job.fail(error())
-            except BaseException:  # A mistake of ours. The others must hear of it all the same.
+            except BaseException:  # A mistake of ours. The other jobs must fail all the same.
                 log.critical("Exception while a job was dropped", exc_info=True)
 
     # In a worker.
@@ -283,12 +284,12 @@ class Threads(Permits):
     def _serve(self) -> None:
         waiting, ready, taken, max_workers = self.waiting, self._idle, self._held, self.max_workers
         popleft, unplaced = waiting.popleft, self._without_permit
-        # Who has a pool of one may keep things that belong to its thread.
+        # Users of a pool of one may keep objects that belong to its thread.
         stays = self.max_threads == 1
         gate = allocate_lock()
         gate.acquire()
         while True:
-            # It has a place here.
+            # Here the worker has a permit.
             while waiting and len(taken) <= max_workers:
                 try:
                     job = popleft()
@@ -296,16 +297,16 @@ class Threads(Permits):
                     break
                 try:
                     job()
-                except BaseException:  # A mistake of ours. It must not cost the threads a worker.
+                except BaseException:  # A mistake of ours must not cost the pool a worker.
                     log.critical("Exception in worker", exc_info=True)
-                # Who sleeps must not keep what the job has.
+                # A worker that sleeps keeps nothing of its last job.
                 del job
             if len(taken) > max_workers:
                 if not self._yield_permit(gate):
                     continue
             else:
                 ready.append(gate)
-                # Who has put a job before that line has not seen this worker.
+                # A ``put`` before that line has not seen this worker.
                 if (waiting or self._closing) and self._cancel_park(gate):
                     if not waiting and self._leave():
                         return
@@ -316,15 +317,15 @@ class Threads(Permits):
                         return
                     continue
                 gate.acquire()
-            # Who parked it without a place, or took its place, did so before it was woken.
+            # Parked among the spare, by itself or by ``back``, it has yet to acquire a permit.
             if unplaced and gate in unplaced:
                 self._acquire(gate)
 
     def _leave(self) -> bool:
-        """Give up the place and end. False if there is something to do after all."""
+        """Give up the permit and end. False if there is something to do after all."""
         with self._lock:
             self._held.pop()
-            # If it was in the reserve, those that have the max_workers see to what waits.
+            # (If it was among the spare, the workers with permits see to the jobs.)
             if self.waiting and len(self._held) < self.max_workers:
                 self._held.append(None)
                 return False
@@ -338,7 +339,7 @@ class Threads(Permits):
         self._ended.append(thread)
         _lifetime.join_no_more()
         if self._closing:
-            # Those in the reserve had to stay while there were others.
+            # The spare had to stay while there were others.
             self._wake_all()
 
     def away(self) -> None:
@@ -347,13 +348,13 @@ class Threads(Permits):
         if self.waiting:
             try:
                 self._add_worker()
-            except Exception:  # Those that wait have been told.
+            except Exception:  # The jobs that wait have failed.
                 log.debug("no worker could start", exc_info=True)
 
     # In the child of a fork.
 
     def start_afresh(self) -> None:
-        """Only the thread that forked is there. What waited is done in the parent."""
+        """Only the thread that forked is there. The jobs that waited are done in the parent."""
         self._clear()
         self._starting.clear()
         self._ended.clear()

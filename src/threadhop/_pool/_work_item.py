@@ -1,4 +1,4 @@
-"""What waits for a worker of a ``WorkerPool``."""
+"""The jobs of a ``WorkerPool``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 
 class Job(Protocol):
-    """What a worker does."""
+    """Something that a worker does, once."""
 
     def __call__(self) -> None:
-        """In a worker: do it. Must not raise."""
+        """In a worker: do the job. Must not raise."""
 
     def fail(self, error: BaseException | str | None, /) -> bool:
-        """In any thread: it will not be done. False if somebody does it already."""
+        """In any thread: the job will not be done. False if a worker does it already."""
         ...
 
 
@@ -53,7 +53,7 @@ class WorkItem:
         future = self._future
         if not isinstance(error, BaseException):
             future.cancel()
-        # Those who wait for several futures hear of a cancel only by this.
+        # ``wait()`` for several futures hears of a cancel only by this.
         if not future.set_running_or_notify_cancel():
             return False
         assert isinstance(error, BaseException), "a future that waits can be cancelled"
