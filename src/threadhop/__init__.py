@@ -65,6 +65,24 @@ __all__ = (
     "unwrap_future",
 )
 
-for _name in __all__:
-    globals()[_name].__module__ = __name__
-del _name
+# (Not by name from globals(): with lazy imports that would find a placeholder.)
+for _public in (
+    AsyncExecutor,
+    LimitedView,
+    Statistics,
+    ThreadpoolBlock,
+    ThreadpoolFunction,
+    WorkerPool,
+    cancellation_guard,
+    check_cancelled,
+    configure,
+    ensure_thread_event_loop,
+    eventloop,
+    exec_in_eventloop,
+    exec_in_executor,
+    exec_in_executor_threading_future,
+    threadpool,
+    unwrap_future,
+):
+    _public.__module__ = __name__
+del _public

@@ -33,7 +33,7 @@ from ._errors import (
     NOT_ENTERED,
     WAITS_FOR_LEAVER,
     WORKER_GONE,
-    log,
+    warn,
 )
 from ._interface import Suspension
 from ._loops import current_coroutine, current_strand
@@ -57,7 +57,7 @@ def leave_for_owner(
         leaver = None
     if leaver is None or leaver.loop is not owner.loop:
         text = LEFT_ELSEWHERE.format(where=owner.where())
-        log.warning(text)
+        warn(text)
         _Departure(owner, part, frame).resume()
         raise refused(text)
     return _leave_for(leaver, _Departure(owner, part, frame, leaver), owner, error)
@@ -69,7 +69,7 @@ def let_go(part: LoopPart[Strand], frame: FrameType) -> None:
     if owner is not None and not owner.loop.is_gone():  # Else its worker says that it is lost.
         if not owner.is_said_to_be_left:  # Once for all that it closes in one go.
             owner.is_said_to_be_left = True
-            log.warning(LEFT_BY_COLLECTOR, owner.where())
+            warn(LEFT_BY_COLLECTOR, owner.where())
         _Departure(owner, part, frame).resume()
 
 
@@ -172,7 +172,7 @@ class _Departure(Suspension):
         owner, leaver = self._owner, self._leaver
         calling = owner.calling
         if leaver is not None and calling is not None and calling.is_made_by(leaver):
-            log.warning(WAITS_FOR_LEAVER, owner.where())
+            warn(WAITS_FOR_LEAVER, owner.where())
             self._way = _refuse(leaver, refused(WAITS_FOR_LEAVER % owner.where()))
             self._go_on()
             # The rest of the body runs on the loop, so its worker is not needed any more.

@@ -7,7 +7,6 @@ import concurrent.futures
 import contextlib
 import sys
 import threading
-from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor
@@ -18,6 +17,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 from ._call_job import CallJob
 from ._errors import NO_RUNNING_LOOP, NO_TRIO
 from ._functions import check_callable, check_executor
+from ._loops import running_loop
 from ._loops._asyncio_futures import AbandoningFuture, WaitingFuture
 
 P = ParamSpec("P")
@@ -28,7 +28,7 @@ E = TypeVar("E", bound=Executor)
 def _backend(backend: str | None) -> str:
     """The name of the kind of loop that runs here, which *backend* may have fixed."""
     if backend is None:
-        if _get_running_loop() is not None:
+        if running_loop() is not None:
             return "asyncio"
         trio = sys.modules.get("trio")
         if trio is None or not trio.lowlevel.in_trio_run():
@@ -47,7 +47,7 @@ def _check_backend(backend: str | None) -> None:
 
 
 def _running_loop(name: str) -> asyncio.AbstractEventLoop:
-    loop = _get_running_loop()
+    loop = running_loop()
     if loop is None:
         raise RuntimeError(NO_RUNNING_LOOP.format(name=name))
     return loop

@@ -9,7 +9,7 @@ from __future__ import annotations
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
-from ._errors import ALL_PARKED, log
+from ._errors import ALL_PARKED, warn
 from ._job import RunningJob
 from ._pool import WorkerPool
 from ._pool._limited_view import LimitedView
@@ -40,12 +40,12 @@ def mark_away(job: RunningJob, towards: Executor | None) -> None:
         others = away.copy()
         if len(others) < _threads_of(owner):  # One has come back meanwhile.
             return
-        lines = tuple(sorted(other.where() for other in others))
+        lines = tuple(sorted({other.where() for other in others}))
         # Once for each set of lines: it may be just how the program works.
         warned: set[tuple[str, ...]] = owner.__dict__.setdefault(_WARNED, set())
         if lines not in warned:
             warned.add(lines)
-            log.warning(ALL_PARKED, len(lines), owner, ", ".join(lines))
+            warn(ALL_PARKED, len(others), owner, ", ".join(lines))
 
 
 def mark_back(job: RunningJob) -> None:

@@ -30,6 +30,7 @@ from ._errors import DROPPED, INLINE, NOT_RUN, PICKLED, WORKER_GONE
 from ._executors import submit
 from ._interface import AnyStrand, Suspension
 from ._job import current
+from ._thread_loop import withdraw_thread_event_loop
 
 #: Seconds after which a parked worker looks whether its loop is still there.
 POLL = 1.0
@@ -165,6 +166,9 @@ class BlockJob:
         # An executor that helps out while it waits may run a job inside another one.
         slot = current.slot
         outer, slot.job = slot.job, self
+        if slot.has_loop:
+            withdraw_thread_event_loop()
+            slot.has_loop = False
         # Hooks are a matter of the thread. Without the loop's own, an async generator that is
         # first iterated in the body would never be finalized.
         hooks = sys.get_asyncgen_hooks()

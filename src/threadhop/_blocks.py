@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from types import FrameType, TracebackType
@@ -12,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 from . import _executors
 from ._adoption import is_awaited, leave_for_owner, let_go
 from ._callables import async_kind, name_of
-from ._decorator import ThreadpoolFunction
+from ._decorator import ThreadpoolFunction, decorated
 from ._entries import LoopPart, is_entered
 from ._errors import (
     FORGOT_CALL,
@@ -24,7 +23,7 @@ from ._errors import (
     WORKER_GONE,
     add_remedy,
 )
-from ._loops import current_strand, current_strand_or_none
+from ._loops import current_strand, current_strand_or_none, running_loop
 from ._pool import WorkerPool
 from ._pool._limited_view import LimitedView
 from ._strand import Strand
@@ -141,7 +140,7 @@ class eventloop:  # noqa: N801 - reads like a keyword
         strand = current_strand_or_none()
         if strand is not None and strand.entries:
             return strand.enter_loop_part(self._part, sys._getframe(1))
-        if _get_running_loop() is None:
+        if running_loop() is None:
             raise RuntimeError(NO_LOOP_PART)
         return stay()
 
@@ -258,7 +257,7 @@ def _decorated(func: Callable[P, T], block: ThreadpoolBlock) -> ThreadpoolFuncti
     kind = async_kind(func)
     if kind is not None:
         raise TypeError(NOT_PLAIN.format(name=name_of(func), kind=kind))
-    return ThreadpoolFunction(func, block)
+    return decorated(func, block)
 
 
 _DEFAULT = ThreadpoolBlock(None)

@@ -25,18 +25,18 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-from . import _lifetime
 from ._callables import name_of
 from ._cancel_token import CancelToken
-from ._errors import DROPPED, LOOP_RUNS_HERE, NO_CALLER, RESULT_LOST, STOP_ITERATION, log
+from ._errors import DROPPED, LOOP_RUNS_HERE, NO_CALLER, RESULT_LOST, STOP_ITERATION, warn
 from ._executors import submit
 from ._job import current
 from ._loops._asyncio import AsyncioLoop, loop_of
 from ._loops._asyncio_futures import AbandoningFuture, ThreadFuture, WaitingFuture
+from ._loops._attributes import LOOP
 from ._loops._from_thread import from_thread_run
 from ._outcome import Outcome
 from ._remote import RemoteCall, explain_pickling
-from ._thread_loop import ensure_thread_event_loop, offer_thread_event_loop
+from ._thread_loop import loop_of_this_thread, offer_thread_event_loop
 
 #: Shared by calls without keywords, and by those that have ended. Never written to.
 _NOTHING: dict[str, Any] = {}
@@ -97,10 +97,7 @@ class CallJob:
         self._loop = loop
         self._queue: AsyncioLoop | None = None
         if loop is not None:
-            try:  # loop_of(), without the call.
-                self._queue = loop._threadhop_loop  # type: ignore[attr-defined]
-            except AttributeError:
-                self._queue = loop_of(loop)
+            self._queue = getattr(loop, LOOP, None) or loop_of(loop)
         self._future: AbandoningFuture | ThreadFuture | None
         #: None when it is not needed any more.
         self._func: Any = func
@@ -284,7 +281,7 @@ class CallJob:
     def abandon(self) -> None:
         """In any thread: the loop is closed."""
         self._value = self._error = None
-        log.warning(RESULT_LOST)
+        warn(RESULT_LOST)
 
     # In the worker.
 
@@ -299,6 +296,7 @@ class CallJob:
         result, error = None, None
         try:
             offer_thread_event_loop()
+            slot.has_loop = True
             if context is None:
                 result = self._call_func()
             elif self._args or self._kwargs:
@@ -325,7 +323,7 @@ class CallJob:
         return self._func(*self._args, **self._kwargs)
 
     def _run_coroutine(self, coro: Coroutine[Any, Any, Any]) -> Any:
-        loop = ensure_thread_event_loop()
+        loop = loop_of_this_thread()
         if loop.is_running():
             coro.close()
             raise RuntimeError(LOOP_RUNS_HERE)
@@ -345,8 +343,7 @@ class CallJob:
         return self
 
     def is_gone(self) -> bool:
-        loop = self._loop
-        return loop is None or loop.is_closed() or (_lifetime.is_ending() and not loop.is_running())
+        return self._queue is None or self._queue.is_gone()
 
     def run_on_loop(self, func: Callable[[], Any]) -> Any:
         if self._queue is None or self._loop is None:

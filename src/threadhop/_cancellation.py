@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import functools
-from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from ._callables import async_kind, name_of
 from ._errors import GUARDED, NOT_ASYNC
-from ._job import current
-from ._loops import current_strand, raise_pending_cancellation
+from ._loops import current_strand, job_here, raise_pending_cancellation, running_loop
 from ._traps import OUTRANKS_CANCELLATION
 
 P = ParamSpec("P")
@@ -39,12 +37,13 @@ def check_cancelled() -> None:
 
     .. versionadded:: 0.1
     """
-    loop = _get_running_loop()
-    if loop is not None:
-        raise_pending_cancellation(loop)
+    job = job_here()
+    if job is None:
+        loop = running_loop()
+        if loop is not None:
+            raise_pending_cancellation(loop)
         return
-    job = current.slot.job
-    caller = None if job is None else job.caller
+    caller = job.caller
     if caller is not None and caller.token.why is not None:
         raise caller.cancellation()
 

@@ -1,14 +1,22 @@
-"""``@threadpool``: a plain function whose calls run on a worker thread."""
+"""``@threadpool``: a plain function whose calls run on a worker thread.
+
+The decorator makes a function, no object that imitates one: frameworks look at functions in more
+ways than can be imitated (they bind, pickle, compare, inspect and annotate them).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import inspect
-from asyncio import _get_running_loop
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
+from types import FunctionType
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
+
+from ._callables import name_of
+from ._job import current
 
 P = ParamSpec("P")
 P2 = ParamSpec("P2")
@@ -16,44 +24,28 @@ T = TypeVar("T")
 Self = TypeVar("Self")
 
 
-class ThreadpoolFunction(Generic[P, T]):
-    """A function behind ``threadpool``; made by the decorator, never by hand.
+class ThreadpoolFunction(Protocol[P, T]):
+    """The type of a function that ``threadpool`` has decorated; at run time a plain function.
 
-    On a loop thread a call returns a coroutine. Awaiting it is::
+    On a loop thread a call returns a coroutine. Awaiting that is::
 
         async with threadpool(executor):
             return func(*args, **kwargs)
 
     Where no loop runs (in a worker, in a plain thread) a call runs the function right there, and
     returns what it returns. The type is that of the awaitable form; ``sync`` is the function
-    itself, with its own type.
+    itself, with its own type. (Of a method it is not bound: ``Class.method.sync(instance)``.)
+    ``inspect.iscoroutinefunction`` says True, on CPython.
 
     .. versionadded:: 0.1
+    .. versionchanged:: 0.2
+       A real function. Before, it was an object of this class.
     """
 
     sync: Callable[P, T]
     """The plain function."""
 
-    def __init__(
-        self, func: Callable[P, T], block: AbstractAsyncContextManager[None, None]
-    ) -> None:
-        functools.update_wrapper(self, func)
-        self.sync = func
-        self._block = block
-        # Frameworks ask before they call: this one is to be awaited.
-        if hasattr(inspect, "markcoroutinefunction"):
-            inspect.markcoroutinefunction(self)
-        else:  # Python 3.11
-            self._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
-
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        if _get_running_loop() is None:
-            return cast("Coroutine[Any, Any, T]", self.sync(*args, **kwargs))
-        return self._call_in_block(*args, **kwargs)
-
-    async def _call_in_block(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        async with self._block:
-            return self.sync(*args, **kwargs)
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]: ...
 
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> ThreadpoolFunction[P, T]: ...
@@ -63,15 +55,43 @@ class ThreadpoolFunction(Generic[P, T]):
         self: ThreadpoolFunction[Concatenate[Self, P2], T],
         instance: Self,
         owner: type[Self] | None = None,
-    ) -> ThreadpoolFunction[P2, T]: ...
+    ) -> Callable[P2, Coroutine[Any, Any, T]]: ...
 
-    def __get__(self, instance: Any, owner: Any = None) -> Any:
-        """Methods: bound like the function itself."""
-        bind = getattr(type(self.sync), "__get__", None)
-        if bind is None:  # A builtin or a partial is no method.
-            return self
-        bound = bind(self.sync, instance, owner)
-        return self if bound is self.sync else ThreadpoolFunction(bound, self._block)
 
-    def __repr__(self) -> str:
-        return f"<threadpool function {getattr(self, '__qualname__', self.sync)}>"
+def decorated(
+    func: Callable[P, T], block: AbstractAsyncContextManager[None, None]
+) -> ThreadpoolFunction[P, T]:
+    """A function that calls *func* in *block*."""
+    if isinstance(func, staticmethod):
+        static: Any = staticmethod(decorated(func.__func__, block))
+        return cast("ThreadpoolFunction[P, T]", static)
+    name = name_of(func)
+
+    async def call_in_block(args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+        async with block:
+            return func(*args, **kwargs)
+
+    @functools.wraps(func)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        if asyncio._get_running_loop() is None or current.slot.job is not None:
+            return func(*args, **kwargs)
+        coro: Any = call_in_block(args, kwargs)
+        coro.__qualname__ = name  # A forgotten ``await`` names the user's function.
+        return coro
+
+    _mark_as_coroutine_function(function)
+    function.sync = func  # type: ignore[attr-defined]
+    return cast("ThreadpoolFunction[P, T]", function)
+
+
+def _mark_as_coroutine_function(function: Any) -> None:
+    """Frameworks ask before they call: this one is to be awaited."""
+    assert type(function) is FunctionType
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(function)
+    elif sys.implementation.name == "cpython":
+        # In 3.11 the flag is only looked at: a bytecode makes the coroutines.
+        code = function.__code__
+        function.__code__ = code.replace(co_flags=code.co_flags | inspect.CO_COROUTINE)
+    else:  # PyPy goes by the flag. At least asyncio.iscoroutinefunction() says True.
+        function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 
 log = logging.getLogger("threadhop")
+
+
+def warn(text: str, *args: object) -> None:
+    """Log a warning, in any thread. A filter or a handler that raises changes nothing."""
+    with contextlib.suppress(Exception):
+        log.warning(text, *args, stacklevel=2)
+
+
+def report(text: str, logger: logging.Logger = log) -> None:
+    """In an ``except``: log the error: a mistake of ours, or of a callback of the user."""
+    with contextlib.suppress(Exception):
+        logger.critical(text, exc_info=sys.exc_info(), stacklevel=2)
+
 
 NO_LOOP = (
     "'async with threadpool()' needs a running event loop, and there is none in this thread. "
@@ -77,13 +92,17 @@ NO_TASK = (
     "'async with threadpool()' needs a task, and this coroutine is driven by something else. "
     "Wrap it: asyncio.create_task(coroutine)"
 )
+ODD_TASK = (
+    "a block cannot move this task: a {kind} lacks {missing}. Use the tasks of asyncio: "
+    "asyncio.create_task(coroutine)"
+)
 NOT_DRIVEN = (
     "something between it and its task swallowed the switch to another thread. Drive the "
     "coroutine with 'await' or asyncio.create_task()"
 )
 NOT_ENTERED = (
     "this task is not inside the block that it is leaving. Leave a block in the task that "
-    "entered it"
+    "entered it; end the child of a fork within the block"
 )
 LEFT_BY_COLLECTOR = (
     "the garbage collector closes what is in an eventloop() part of the block at %s: its worker is "
@@ -146,21 +165,51 @@ REMEDY = (
     "This was raised in the body of 'async with threadpool()', which runs on a worker thread, "
     "without an event loop. To await, go to the loop: async with eventloop():"
 )
-
-#: The words of asyncio and trio when they are asked for something off their thread.
-_OFF_LOOP = (
-    (RuntimeError, "no running event loop"),
-    (RuntimeError, "There is no current event loop"),
-    (RuntimeError, "is bound to a different event loop"),
-    (RuntimeError, "must be called from async context"),
-    (AttributeError, "'NoneType' object has no attribute 'create_future'"),
+REMEDY_OF_FACADE = (
+    REMEDY + " (or exec_in_eventloop()). For code that runs a loop of its own in this thread: "
+    "ensure_thread_event_loop()"
 )
+REMEDY_OF_CALLBACK = (
+    "This was raised in the body of 'async with threadpool()', whose worker thread belongs to "
+    "threadhop. To call the event loop: exec_in_eventloop(func), or async with eventloop():"
+)
+REMEDY_OF_SIGNAL = (
+    "This was raised in the body of 'async with threadpool()', which runs on a worker thread. To "
+    "limit its time: asyncio.timeout() around the block, check_cancelled() in it. To set a "
+    "handler: async with eventloop():"
+)
+
+#: The words of other libraries when they are asked for something off their thread.
+_OFF_LOOP = (
+    (RuntimeError, "no running event loop", REMEDY),
+    (RuntimeError, "There is no current event loop", REMEDY_OF_FACADE),
+    (RuntimeError, "is bound to a different event loop", REMEDY),
+    (AttributeError, "'NoneType' object has no attribute 'create_future'", REMEDY),
+    (RuntimeError, "must be called from async context", REMEDY),
+    # anyio and sniffio
+    (RuntimeError, "AnyIO worker thread", REMEDY_OF_CALLBACK),
+    (RuntimeError, "Not currently running on any asynchronous event loop", REMEDY),
+    (RuntimeError, "unknown async library, or not in async context", REMEDY),
+    # trio
+    (RuntimeError, "this thread wasn't created by Trio", REMEDY_OF_CALLBACK),
+    (ValueError, "signal only works in main thread", REMEDY_OF_SIGNAL),
+)
+#: As many errors are looked at: client libraries wrap them.
+_DEPTH = 6
 
 
 def add_remedy(error: BaseException) -> None:
-    """Add the remedy to an error of the body that says, in other words, "no loop here"."""
-    for kind, text in _OFF_LOOP:
-        if isinstance(error, kind) and text in str(error):
-            if REMEDY not in getattr(error, "__notes__", ()):
-                error.add_note(REMEDY)
+    """Add the remedy to an error of the body that says, in other words, "no loop here".
+
+    Also if a library has wrapped that one.
+    """
+    inner: BaseException | None = error
+    for _ in range(_DEPTH):
+        if inner is None:
             return
+        for kind, text, remedy in _OFF_LOOP:
+            if isinstance(inner, kind) and text in str(inner):
+                if remedy not in getattr(error, "__notes__", ()):
+                    error.add_note(remedy)
+                return
+        inner = inner.__cause__ or inner.__context__

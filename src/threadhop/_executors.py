@@ -20,7 +20,7 @@ from itertools import compress
 from types import FunctionType
 from typing import Any, Protocol
 
-from ._errors import DROPPED, log
+from ._errors import DROPPED, report
 from ._pool import WorkerPool
 from ._pool._limited_view import LimitedView
 from ._pool._work_item import Job as WorkerJob
@@ -106,7 +106,7 @@ class _QueueItem:
         try:
             self._job()
         except BaseException:  # A mistake of ours must not cost the executor a worker.
-            log.critical("Exception in worker", exc_info=True)
+            report("Exception in worker")
 
     @property
     def future(self) -> _QueueItem:

@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import functools
 import threading
-from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar, overload
@@ -21,7 +20,7 @@ from ._errors import (
     NOT_CALLABLE,
     ON_LOOP_THREAD,
 )
-from ._job import current
+from ._loops import job_here, running_loop
 from ._loops._asyncio_futures import AbandoningFuture
 from ._loops._default_executor import default_executor_of
 from ._pool import WorkerPool
@@ -117,7 +116,7 @@ def exec_in_executor(
         check_executor("exec_in_executor()", executor)
     if not callable(func):
         check_callable("exec_in_executor()", func)
-    loop = _get_running_loop()
+    loop = running_loop()
     if loop is None:
         raise RuntimeError(NO_RUNNING_LOOP.format(name="exec_in_executor()"))
     if executor is None:
@@ -164,7 +163,7 @@ def exec_in_executor_threading_future(
     if executor is not None:
         check_executor("exec_in_executor_threading_future()", executor)
     check_callable("exec_in_executor_threading_future()", func)
-    loop = _get_running_loop()
+    loop = running_loop()
     if executor is None:
         executor = _executors.configured
         if executor is None:
@@ -208,9 +207,12 @@ def exec_in_eventloop(func: Callable[..., Any], /, *args: Any, **kwargs: Any) ->
 
     *func* sees the context variables of the caller; those that it sets hold after it.
 
+    Another awaitable that *func* returns (a future, ``agen.__anext__()``) is awaited, too.
+
     Cancellation: when the task of the block is cancelled, or the future that
     ``exec_in_executor`` returned, the task of the coroutine is cancelled with it, and the
-    CancelledError is raised here. Raised here at once if that happened before.
+    CancelledError is raised here; at once if that happened before. A plain function goes through
+    also then: the ``finally`` of a cancelled body can tell the loop something.
 
     Raises:
         TypeError: if *func* is not callable.
@@ -221,9 +223,9 @@ def exec_in_eventloop(func: Callable[..., Any], /, *args: Any, **kwargs: Any) ->
     .. versionadded:: 0.1
     """
     check_callable("exec_in_eventloop()", func)
-    if _get_running_loop() is not None:
+    job = job_here()
+    if job is None and running_loop() is not None:
         raise RuntimeError(ON_LOOP_THREAD)
-    job = current.slot.job
     caller = None if job is None else job.caller
     if job is None or caller is None:
         raise RuntimeError(NO_CALLER)

@@ -9,6 +9,7 @@ shows what runs where.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -60,12 +61,14 @@ class RunningJob(Protocol):
 class Slot:
     """The job that a thread does at the moment. Written by that thread only, read by all."""
 
-    __slots__ = ("__weakref__", "job", "thread")
+    __slots__ = ("__weakref__", "has_loop", "job", "thread")
 
     def __init__(self) -> None:
         #: None outside of jobs.
         self.job: RunningJob | None = None
         self.thread = threading.get_ident()
+        #: Whether a call was offered an event loop of the thread's own.
+        self.has_loop = False
 
 
 #: A finalizer may ask for a slot in the middle of anything, so there is no lock: each step is one
@@ -83,6 +86,18 @@ class _Current(threading.local):
 
 
 current = _Current()
+
+
+def _after_fork() -> None:
+    """In the child: the thread that forked works for no task and no call any more."""
+    for slot in all_slots():
+        job, slot.job = slot.job, None
+        if job is not None and job.strand is not None:
+            job.strand.release_workers()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def all_slots() -> list[Slot]:

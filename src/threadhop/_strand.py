@@ -45,7 +45,7 @@ from ._entries import (
     leaving,
     split,
 )
-from ._errors import LOOP_CLOSED, LOOP_STOPPED, TASK_LEFT, log
+from ._errors import LOOP_CLOSED, LOOP_STOPPED, TASK_LEFT, warn
 from ._interface import Loop, LoopSuspension, Suspension
 from ._outcome import Outcome
 from ._traps import enter, leave, need_frames, stay
@@ -312,14 +312,16 @@ class Strand:
 
     def _end_in_worker(self, outcome: Outcome) -> None:
         """The coroutine came to its end, and was still inside of blocks."""
-        suspension: Any = self.suspension
-        log.warning(
+        suspension = self.suspension
+        if self.is_abandoned or suspension is None:  # In the child of a fork.
+            return
+        warn(
             "a task ended inside the block at %s, and is finished from there. Did an async "
             "generator yield inside of it, and was it not closed? Iterate it under "
             "contextlib.aclosing()",
             self.where(),
         )
-        self._release_workers()
+        self.release_workers()
         suspension.finish(outcome)
 
     def run_on_loop(self, func: Callable[[], Any]) -> Any:
@@ -378,13 +380,13 @@ class Strand:
         else:
             what = LOOP_STOPPED
         if not self.is_said_to_be_left:
-            log.warning(what, self.where())
-        self._release_workers()
+            warn(what, self.where())
+        self.release_workers()
         suspension, self.suspension = self.suspension, None
         if suspension is not None:
             suspension.forget_task()
 
-    def _release_workers(self) -> None:
+    def release_workers(self) -> None:
         """Let go of the coroutine and of all workers: this task has no way back to them."""
         self.is_abandoned = True
         jobs = {entry.job for entry in self.entries}

@@ -63,6 +63,8 @@ class _Own(threading.local):
     """The loop of this thread, and whether its end is seen to."""
 
     loop: asyncio.AbstractEventLoop | None = None
+    #: Whether the user wants it to be the current loop, also in blocks.
+    is_wanted = False
     ends_well = False
     finalizer: _Finalizer | None = None
 
@@ -93,6 +95,12 @@ def ensure_thread_event_loop() -> asyncio.AbstractEventLoop:
     running = asyncio._get_running_loop()
     if running is not None:
         return running
+    _own.is_wanted = True
+    return loop_of_this_thread()
+
+
+def loop_of_this_thread() -> asyncio.AbstractEventLoop:
+    """The loop of the thread's own, made if there is none, and set as the current one."""
     loop = _own.loop
     if loop is None or loop.is_closed():
         deferred: asyncio.AbstractEventLoop = LazyEventLoop()
@@ -112,7 +120,16 @@ def offer_thread_event_loop() -> None:
     except AttributeError:  # There is no policy yet, or one that keeps its loops elsewhere.
         pass
     if _own.loop is None or not _has_current_loop():
-        ensure_thread_event_loop()
+        loop_of_this_thread()
+
+
+def withdraw_thread_event_loop() -> None:
+    """In a worker, before the body of a block: the loop that a call was offered is not met there.
+
+    Nobody runs it: a task that is made on it would be lost in silence.
+    """
+    if not _own.is_wanted and _current_loop() is _own.loop:
+        asyncio.set_event_loop(None)
 
 
 _events: Any = asyncio.events
@@ -125,8 +142,12 @@ _policy: Callable[[], Any] = getattr(
 def _has_current_loop() -> bool:
     """Whether there is one that is open. ``get_event_loop()`` would make one, or warn, or raise."""
     # An asyncio.run() takes it away; users may have closed it.
-    loop = getattr(getattr(_policy(), "_local", None), "_loop", None)
+    loop = _current_loop()
     return loop is not None and not loop.is_closed()
+
+
+def _current_loop() -> Any:
+    return getattr(getattr(_policy(), "_local", None), "_loop", None)
 
 
 def _close(loop: asyncio.AbstractEventLoop | None) -> None:

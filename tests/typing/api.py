@@ -109,9 +109,9 @@ assert_type(threadpool(pool)(plain).sync(1), str)
 as_function: ThreadpoolFunction[[int], str] = threadpool(plain)
 as_callable: Callable[[int], Coroutine[Any, Any, str]] = threadpool(plain)
 wrong_argument: Callable[[str], Coroutine[Any, Any, str]]
-wrong_argument = threadpool(plain)  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+wrong_argument = threadpool(plain)  # type: ignore[arg-type]  # pyright: ignore[reportAssignmentType]
 wrong_result: Callable[[int], Coroutine[Any, Any, int]]
-wrong_result = threadpool(plain)  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+wrong_result = threadpool(plain)  # type: ignore[arg-type]  # pyright: ignore[reportAssignmentType]
 
 threadpool()(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
@@ -143,7 +143,7 @@ async def methods(owner: Owner) -> None:
     assert_type(await owner.method(1), str)
     assert_type(await owner.on_pool(key="k"), bytes)
     assert_type(await Owner.method(owner, 1), str)
-    assert_type(owner.method.sync(1), str)
+    assert_type(Owner.method.sync(owner, 1), str)
     assert_type(await Owner.static(1), str)
     assert_type(await threadpool(owner.plain)(1), str)
 

@@ -1,48 +1,79 @@
-"""Which kind of loop drives this code? Answers with the strand of the task at hand."""
+"""The event loops, one file for each library. Here: which task runs in this thread?
+
+A task's own strand knows where the task is, not the thread's running loop: other code writes that
+(a started sync Playwright, gevent). So a worker's job is asked first. A task that ``asyncio.run()``
+runs in the body of a block is of that other loop, and not the one that the worker drives.
+"""
 
 from __future__ import annotations
 
-from asyncio import _get_running_loop, current_task
+import asyncio
+import sys
+from asyncio import AbstractEventLoop
 from typing import Any
 
+from .._entries import frames_up
 from .._errors import NO_LOOP
-from .._job import current
+from .._job import RunningJob, current
 from .._strand import Strand
-from ._asyncio import (
-    coroutine_of_current_task,
-    existing_strand_of_current_task,
-    strand_of_current_task,
-)
+from ._asyncio import current_task, existing_strand_of_current_task, strand_of_current_task
 from ._asyncio import raise_pending_cancellation as raise_pending_cancellation
+from ._attributes import STRAND
+
+
+def running_loop() -> AbstractEventLoop | None:
+    """The loop that runs in this thread. (Looked up each time: trio-asyncio replaces it.)"""
+    return asyncio._get_running_loop()
+
+
+def job_here() -> RunningJob | None:
+    """The job of this worker, if it runs the code that asks, and no task of another loop does."""
+    job = current.slot.job
+    if job is not None:
+        loop = asyncio._get_running_loop()
+        if loop is not None and _is_in_task_of(loop):
+            return None
+    return job
+
+
+def _is_in_task_of(loop: AbstractEventLoop) -> bool:
+    """Whether a task of *loop* runs the code that asks, and *loop* is not only set here."""
+    task = current_task(loop)
+    if task is None:
+        return False
+    frame = getattr(task.get_coro(), "cr_frame", None)
+    return frame is None or any(caller is frame for caller in frames_up(sys._getframe(1)))
 
 
 def current_strand() -> Strand:
     """The strand of the running task, wherever it runs; made if this is its first block."""
-    loop = _get_running_loop()
-    if loop is not None:
-        # The usual case first, by the shortest way.
-        strand: Strand | None = getattr(current_task(loop), "_threadhop_strand", None)
-        return strand_of_current_task(loop) if strand is None else strand
-    job = current.slot.job
+    job = job_here()
     if job is not None and job.strand is not None:
-        found: Strand = job.strand
-        return found
-    raise RuntimeError(NO_LOOP)
+        strand: Strand = job.strand
+        return strand
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        raise RuntimeError(NO_LOOP)
+    # The usual case first, by the shortest way.
+    found: Strand | None = getattr(asyncio.current_task(loop), STRAND, None)
+    return strand_of_current_task(loop) if found is None else found
 
 
 def current_strand_or_none() -> Strand | None:
     """The strand of the running task, if it has one already."""
-    loop = _get_running_loop()
-    if loop is not None:
-        return existing_strand_of_current_task(loop)
-    job = current.slot.job
-    return None if job is None else job.strand
+    job = job_here()
+    if job is not None and job.strand is not None:
+        strand: Strand = job.strand
+        return strand
+    loop = asyncio._get_running_loop()
+    return None if loop is None else existing_strand_of_current_task(loop)
 
 
 def current_coroutine() -> Any:
     """The outermost coroutine of the running task; None if no task runs."""
-    loop = _get_running_loop()
-    if loop is not None:
-        return coroutine_of_current_task(loop)
-    job = current.slot.job
-    return None if job is None or job.strand is None else job.strand.coro
+    job = job_here()
+    if job is not None and job.strand is not None:
+        return job.strand.coro
+    loop = asyncio._get_running_loop()
+    task = None if loop is None else current_task(loop)
+    return None if task is None else task.get_coro()

@@ -25,12 +25,13 @@ from functools import partial
 from typing import Any
 
 from .. import _lifetime
-from .._errors import NO_TASK
+from .._errors import NO_TASK, ODD_TASK
 from .._interface import AnyStrand, Loop, LoopSuspension
 from .._outcome import Outcome
 from .._strand import Strand
 from .._traps import checkpoint
 from .._variables import Tokens
+from ._attributes import LOOP, STRAND
 from ._default_executor import default_executor_of, shown_default_executor
 from ._entry_queue import EntryQueue, Posted
 from ._from_thread import from_thread_run
@@ -42,23 +43,17 @@ _py_current_task: Callable[[AbstractEventLoop], Task[Any] | None] = getattr(
 _PyFuture: type[asyncio.Future[Any]] = getattr(asyncio.futures, "_PyFuture", asyncio.Future)
 
 
-def _current_task(loop: AbstractEventLoop) -> Task[Any] | None:
+def current_task(loop: AbstractEventLoop) -> Task[Any] | None:
     """In the loop thread."""
     return asyncio.current_task(loop) or _py_current_task(loop)
 
 
 def raise_pending_cancellation(loop: AbstractEventLoop) -> None:
     """In the loop thread: what the next ``await`` would raise."""
-    task = _current_task(loop)
+    task = current_task(loop)
     if task is not None and getattr(task, "_must_cancel", False):
         message = getattr(task, "_cancel_message", None)
         raise asyncio.CancelledError(*(() if message is None else (message,)))
-
-
-def coroutine_of_current_task(loop: AbstractEventLoop) -> Any:
-    """In the loop thread: None if no task runs."""
-    task = _current_task(loop)
-    return None if task is None else task.get_coro()
 
 
 def strand_of_current_task(loop: AbstractEventLoop) -> Strand:
@@ -66,27 +61,40 @@ def strand_of_current_task(loop: AbstractEventLoop) -> Strand:
     # An attribute of the task rather than an entry of a weak dictionary: the strand holds a Context
     # whose values may refer to the task. In a global dictionary such a value would keep its own key
     # alive for ever; as an attribute it is part of a cycle like any other.
-    task = _current_task(loop)
+    task = current_task(loop)
     if task is None:
         raise RuntimeError(NO_TASK)
-    strand: Strand | None = getattr(task, "_threadhop_strand", None)
+    strand: Strand | None = getattr(task, STRAND, None)
     if strand is None:
-        strand = task._threadhop_strand = Strand(loop_of(loop))  # type: ignore[attr-defined]
+        _check(task)
+        strand = Strand(loop_of(loop))
+        setattr(task, STRAND, strand)
     return strand
+
+
+def _check(task: Any) -> None:
+    """Raise RuntimeError if a block could lose *task*: not every library's tasks are whole."""
+    missing = [name for name in ("get_coro", "cancelling", "cancel") if not hasattr(task, name)]
+    if not missing and not hasattr(task.get_coro(), "send"):
+        missing = ["a coroutine that get_coro() returns"]
+    if not isinstance(task, asyncio.Future):
+        missing.append("the base class asyncio.Future")
+    if missing:
+        raise RuntimeError(ODD_TASK.format(kind=type(task).__qualname__, missing=missing[0]))
 
 
 def existing_strand_of_current_task(loop: AbstractEventLoop) -> Strand | None:
     """In the loop thread."""
-    strand: Strand | None = getattr(_current_task(loop), "_threadhop_strand", None)
+    strand: Strand | None = getattr(current_task(loop), STRAND, None)
     return strand
 
 
 def loop_of(loop: AbstractEventLoop) -> AsyncioLoop:
     """In the loop thread."""
-    try:
-        found: AsyncioLoop = loop._threadhop_loop  # type: ignore[attr-defined]
-    except AttributeError:
-        found = loop._threadhop_loop = AsyncioLoop(loop)  # type: ignore[attr-defined]
+    found: AsyncioLoop | None = getattr(loop, LOOP, None)
+    if found is None:
+        found = AsyncioLoop(loop)
+        setattr(loop, LOOP, found)
     return found
 
 
@@ -156,12 +164,12 @@ class AsyncioLoop(EntryQueue, Loop):
 
     def count_cancels(self) -> int:
         loop = self._loop()
-        task = None if loop is None else _current_task(loop)
+        task = None if loop is None else current_task(loop)
         return 0 if task is None else task.cancelling()
 
     async def let_pending_cancellation_out(self) -> None:
         loop = self._loop()
-        if loop is not None and getattr(_current_task(loop), "_must_cancel", False):
+        if loop is not None and getattr(current_task(loop), "_must_cancel", False):
             await checkpoint()
 
     def run(self, strand: AnyStrand, func: Callable[[], Any], tokens: Tokens) -> Any:
@@ -233,10 +241,12 @@ class AsyncioSuspension(LoopSuspension):
                 # The Task calls cancel() only when this has returned: a worker may have begun.
                 self.cancel(getattr(task, "_cancel_message", None))
             strand.leave_loop()
-        except BaseException as exc:
+        except BaseException:
             # Perhaps Ctrl+C, before any of this.
             self._wakeup = wakeup
             self._context = context
+            if not hasattr(wakeup, "__self__"):
+                exc = RuntimeError(ODD_TASK.format(kind="driver", missing="a wake-up of its own"))
             if strand.coro is None and strand.job is None:
                 with contextlib.suppress(Exception):
                     strand.coro = wakeup.__self__.get_coro()  # type: ignore[attr-defined]
@@ -254,6 +264,13 @@ class AsyncioSuspension(LoopSuspension):
         strand.loop.post_again(self._loop)  # type: ignore[attr-defined]
         return True
 
+    def done(self) -> bool:
+        """Asked by tools that look what tasks wait for (anyio's ``wait_all_tasks_blocked``)."""
+        return False
+
+    def cancelled(self) -> bool:
+        return False
+
     # The way back.
 
     def resume(self) -> None:
@@ -270,7 +287,11 @@ class AsyncioSuspension(LoopSuspension):
             if strand.departures:
                 strand.serve_departures()
             self._wakeup = strand.suspension = None
-            context.run(wakeup, self)
+            if strand.loop.is_in_debug:  # type: ignore[attr-defined]
+                # A callback of its own: if it is slow, asyncio names the task.
+                self._loop.call_soon(wakeup, self, context=context)
+            else:
+                context.run(wakeup, self)
         except BaseException:
             # Ctrl+C. If it came before the Task went on, that still waits for this.
             if getattr(wakeup.__self__, "_fut_waiter", None) is self:  # type: ignore[attr-defined]

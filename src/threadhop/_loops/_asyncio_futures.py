@@ -68,7 +68,7 @@ class AbandoningFuture(asyncio.Future[Any]):
         try:
             # (A copy: where the future is in pure Python, a signal handler may empty the list.)
             waiting = [*(self._callbacks or ())]
-            if len(waiting) == 1:
+            if len(waiting) == 1 and not self._loop.get_debug():
                 wakeup, context = waiting[0]
                 # Taken out once: by this, or by a signal handler that cancels.
                 if not isinstance(getattr(wakeup, "__self__", None), asyncio.Task) or not (

@@ -39,9 +39,11 @@ class EntryQueue:
     and one callback of the loop then delivers all.
     """
 
-    __slots__ = ("_begin_to_look", "_next_ones", "_queue", "_wakers")
+    __slots__ = ("_begin_to_look", "_next_ones", "_queue", "_wakers", "is_in_debug")
 
     def __init__(self) -> None:
+        #: Whether the loop is in debug mode. Looked up before entries are delivered.
+        self.is_in_debug = False
         # A deque bears appends of threads and of signal handlers at any moment.
         self._queue: deque[Posted] = deque()
         #: Takes one out at each step.
@@ -50,6 +52,11 @@ class EntryQueue:
         #: loop to the one at which the loop looks. To give it back twice makes no difference.
         self._wakers: deque[bool] = deque([True], maxlen=1)
         self._begin_to_look = partial(self._wakers.append, True)
+
+    def __del__(self) -> None:
+        """The loop is gone, perhaps closed before it delivered what was posted."""
+        if self._queue:
+            self.abandon_all()
 
     def post(self, entry: Posted, loop: AbstractEventLoop) -> None:
         """In any thread."""
@@ -89,6 +96,7 @@ class EntryQueue:
         """In the loop thread."""
         queue, entry = self._queue, None
         try:
+            self.is_in_debug = asyncio.get_running_loop().get_debug()
             # Not those that come in meanwhile: the loop's other callbacks have a turn in between.
             for _ in range(len(queue)):
                 if not queue:  # A loop that runs nested in one of the steps took the rest.

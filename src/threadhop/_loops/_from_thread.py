@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import queue
 from asyncio import AbstractEventLoop, Task
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -15,6 +15,7 @@ from .._errors import LOOP_IS_CLOSED, LOOP_WENT_AWAY
 from .._job import Caller
 from .._outcome import Outcome
 from .._variables import Tokens, merge_changes
+from ._attributes import STRAND
 
 #: Seconds after which a waiting worker looks whether the loop is still there.
 POLL = 1.0
@@ -79,16 +80,19 @@ class FromThreadCall:
             func, self._func = self._func, None
             if func is None:
                 return
-            token = self._caller.token
-            if token.why is not None:
-                raise asyncio.CancelledError(*token.why)
             result = self._context.run(func)
-            if not inspect.iscoroutine(result):
+            if not inspect.isawaitable(result):
                 self._end(result, None)
                 return
+            token = self._caller.token
+            if not inspect.iscoroutine(result):
+                result = _await(result)
+            if token.why is not None:
+                result.close()
+                raise asyncio.CancelledError(*token.why)
             task = self._task = self._loop.create_task(result, context=self._context)
             task.add_done_callback(self._ended.put)
-            if token.why is not None:  # While func made the coroutine: func itself, or Ctrl+C.
+            if token.why is not None:  # Just now: by a signal handler.
                 self._cancel(token.why)
         except BaseException as exc:
             self._end(None, exc)
@@ -110,7 +114,7 @@ class FromThreadCall:
 
     def is_made_by(self, strand: object) -> bool:
         """In the loop thread: whether the coroutine of the call runs in the task of *strand*."""
-        return getattr(self._task, "_threadhop_strand", None) is strand
+        return getattr(self._task, STRAND, None) is strand
 
     # In any thread.
 
@@ -123,6 +127,10 @@ class FromThreadCall:
                 self._loop.call_soon_threadsafe(self._cancel, why)
 
 
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
 def from_thread_run(
     post: Post, loop: AbstractEventLoop, caller: Caller, func: Callable[[], Any], tokens: Tokens
 ) -> Any:
@@ -131,8 +139,6 @@ def from_thread_run(
     *func* sees the variables of the current Context, to which *tokens* belongs; those that it sets
     hold here afterwards.
     """
-    if caller.token.why is not None:
-        raise asyncio.CancelledError(*caller.token.why)
     values = copy_context()
     context = values.copy()
     try:

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import ParamSpec, TypeVar
 
-from .._errors import DROPPED, NO_JOIN, POOL_SHUT_DOWN
+from .._errors import DROPPED, NO_JOIN, POOL_SHUT_DOWN, report
 from ._permits import drain, holding
-from ._threads import Threads
+from ._threads import Threads, log
 from ._work_item import Job, WorkItem
 
 P = ParamSpec("P")
@@ -222,8 +222,9 @@ class ViewLimiter:
                 break
             try:
                 job()
-            finally:
-                del job
+            except BaseException:  # A mistake of ours, or of a done callback, costs no turn.
+                report("Exception in worker", log)
+            del job
             if waiting and threads.waiting:
                 # Other jobs wait for this worker, too. It looks for them next.
                 turn.thread = 0

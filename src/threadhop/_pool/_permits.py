@@ -60,7 +60,7 @@ class Permits:
         self._idle: deque[Gate] = deque()
 
         # The collections below change under the lock. Their lengths may be read without it.
-        #: One entry for each permit that is held.
+        #: One entry for each permit that is held. (A new worker adds its own without the lock.)
         self._held: deque[None] = deque()
         #: One entry for each worker whose body is away.
         self._away: deque[None] = deque()

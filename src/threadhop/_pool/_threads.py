@@ -6,8 +6,8 @@ the threads themselves, and how they end:
 - A worker leaves when it was parked for ``IDLE`` seconds, unless there may be one only; after
   ``close``, as soon as nothing waits. It decides under the lock, after it gave up its permit: a
   ``put`` from then on finds the permit free, and waits for the lock to start another thread.
-- A thread is started under the lock. One that could not start has never counted. Jobs that relied
-  on it wait for the other workers; without any, they fail.
+- A thread is started under the lock, and begins without it. One that could not start has never
+  counted. Jobs that relied on it wait for the other workers; without any, they fail.
 - ``put`` checks ``make_refusal`` twice: before it appends the job and after. If the pool was closed
   in between, no worker may be left to see the job, so ``put`` takes it back and raises.
 - Jobs fail after the lock was released, never under it.
@@ -15,6 +15,7 @@ the threads themselves, and how they end:
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import threading
@@ -26,7 +27,7 @@ from typing import Protocol
 from weakref import WeakSet
 
 from .. import _lifetime
-from .._errors import DROPPED, NO_JOIN, POOL_ENDED
+from .._errors import DROPPED, NO_JOIN, POOL_ENDED, report
 from ._permits import Permits, drain, holding
 from ._work_item import Job
 
@@ -138,8 +139,8 @@ class Threads(Permits):
         number = next(number for number in count() if number not in numbers)
         thread = threading.Thread(target=self._work, name=f"{self.name}_{number}")
         try:
-            self._threads[thread] = number
             self._starting.add(thread)
+            self._threads[thread] = number
             # A signal handler, in the middle of this, may have started the last one.
             if len(self._threads) <= self.max_threads:
                 thread.start()
@@ -147,10 +148,13 @@ class Threads(Permits):
                 self._starting.discard(thread)
                 del self._threads[thread]
         except BaseException as exc:
-            # After a KeyboardInterrupt the thread may be under way all the same, and waits for the
-            # lock. Then it finds itself unregistered.
-            self._starting.discard(thread)
-            self._threads.pop(thread, None)
+            # After a KeyboardInterrupt the thread may be under way all the same.
+            try:
+                self._starting.remove(thread)
+            except KeyError:  # It has begun, or was not even noted.
+                pass
+            else:  # Should it begin, it ends at once.
+                self._threads.pop(thread, None)
             return exc
         return None
 
@@ -163,8 +167,9 @@ class Threads(Permits):
 
     def _could_not_start(self, job: Job | None, error: BaseException) -> None:
         is_interrupt = not isinstance(error, Exception)
-        if self._threads and not is_interrupt:
-            return  # No worker leaves without looking for a job once more.
+        if len(self._threads) > len(self._away) and not is_interrupt:
+            # A worker looks for a job before it leaves. (One that is away may wait for this job.)
+            return
         try:
             if job is not None:
                 try:
@@ -250,23 +255,25 @@ class Threads(Permits):
             try:
                 job.fail(error())
             except BaseException:  # A mistake of ours. The other jobs must fail all the same.
-                log.critical("Exception while a job was dropped", exc_info=True)
+                report("Exception while a job was dropped", log)
 
     # In a worker.
 
     def _work(self) -> None:
-        with self._lock:
-            thread = threading.current_thread()
-            if thread not in self._starting:
-                return
-            self._held.append(None)
-            self._starting.discard(thread)
+        # Without the lock, which the thread that started this one still has: it would go on first.
+        # Both take it out of the set; the first one decides. Not counted for a moment, it may be a
+        # worker too many, which then yields its permit.
+        try:
+            self._starting.remove(threading.current_thread())
+        except KeyError:
+            return
+        self._held.append(None)
         _lifetime.join_at_exit(self)
         if self._initialize is not None:
             try:
                 self._initialize()
             except BaseException:
-                log.critical("Exception in initializer:", exc_info=True)
+                report("Exception in initializer:", log)
                 self._initializer_failed()
                 return
         self._serve()
@@ -298,7 +305,7 @@ class Threads(Permits):
                 try:
                     job()
                 except BaseException:  # A mistake of ours must not cost the pool a worker.
-                    log.critical("Exception in worker", exc_info=True)
+                    report("Exception in worker", log)
                 # A worker that sleeps keeps nothing of its last job.
                 del job
             if len(taken) > max_workers:
@@ -346,10 +353,8 @@ class Threads(Permits):
         """From within a job, whose body goes elsewhere: this worker does not count meanwhile."""
         self._release()
         if self.waiting:
-            try:
+            with contextlib.suppress(Exception):  # The jobs that wait have failed with it.
                 self._add_worker()
-            except Exception:  # The jobs that wait have failed.
-                log.debug("no worker could start", exc_info=True)
 
     # In the child of a fork.
 
