@@ -285,16 +285,16 @@ class _Calls:
         try:
             yield None
             while futures:
-                self._start_next()
-                future = futures.popleft()
-                if isinstance(future, WaitingFuture):
-                    future.on_cancel_request = self.take_back
-                result = await _wait_for(future)
-                del future  # While the generator is suspended, it keeps no result alive.
-                yield result
-                del result
+                yield await self._next_result()  # Suspended, this frame keeps no result alive.
         finally:
             self.take_back()
+
+    async def _next_result(self) -> Any:
+        self._start_next()
+        future = self._futures.popleft()
+        if isinstance(future, WaitingFuture):
+            future.on_cancel_request = self.take_back
+        return await _wait_for(future)
 
 
 async def unwrap_future(future: concurrent.futures.Future[T], backend: str | None = None) -> T:

@@ -22,7 +22,7 @@ import sys
 from _thread import get_ident
 from concurrent.futures import Executor, Future
 from types import CodeType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from . import _away
 from ._driver import where_suspended
@@ -34,6 +34,9 @@ from ._thread_loop import withdraw_thread_event_loop
 
 #: Seconds after which a parked worker looks whether its loop is still there.
 POLL = 1.0
+
+#: As many exceptions from outside does a parked worker bear.
+STRAYS = 100
 
 #: The claim of ``fail`` if the task was cancelled.
 _CANCELLED = "the task was cancelled"
@@ -61,7 +64,10 @@ class BlockJob:
     _submitter = 0
     #: The tasks that want to go on in this worker while it is parked; None releases it. Made by the
     #: worker before it lets go of the task: every thread that has the task finds it.
-    _inbox: queue.SimpleQueue[WorkerSuspension | None] | None = None
+    _inbox: Inbox | None = None
+    #: Raised by another thread in the parked worker (``PyThreadState_SetAsyncExc``): the body gets
+    #: it when it goes on. Touched by the worker.
+    stray: BaseException | None = None
     #: Where the task is while the worker is parked; None is the loop.
     _towards: Executor | None = None
     #: Whether the parked worker has given up. Written by it before it looks into the inbox for the
@@ -202,29 +208,43 @@ class BlockJob:
         assert inbox is not None, "made before the task left"
         _away.mark_away(self, self._towards)
         try:
-            while True:
+            arrived: list[WorkerSuspension | None] = []
+            for _ in range(STRAYS):
                 try:
-                    suspension = inbox.get(True, POLL)
+                    return self._wait(strand, inbox, arrived)
+                except BaseException as exc:
+                    self.stray = exc  # From outside: the task must find its worker all the same.
+            raise self.stray  # type: ignore[misc]
+        finally:
+            _away.mark_back(self)
+
+    def _wait(
+        self, strand: AnyStrand, inbox: Inbox, arrived: list[WorkerSuspension | None]
+    ) -> AnyStrand | None:
+        """Interrupted by an exception, it may be repeated, with the same *arrived*."""
+        while True:
+            if not arrived:
+                try:
+                    # Taken out and kept in one step of C: an exception that was raised here
+                    # meanwhile comes after that.
+                    arrived.extend(map(inbox.get, (True,), (POLL,)))
                 except queue.Empty:
                     if all(holder.is_gone() for holder in self._tasks(strand)):
                         return self._give_up(strand, inbox)
                     continue
-                if suspension is None:
-                    if self.holders:
-                        continue
+            suspension = arrived[0]
+            if suspension is None:
+                if not self.holders:
                     return None
-                if (found := suspension.take()) is not None:
-                    return found
-        finally:
-            _away.mark_back(self)
+            elif (found := suspension.take(arrived)) is not None:
+                return found
+            arrived.clear()
 
     def _tasks(self, strand: AnyStrand) -> list[AnyStrand]:
         """The tasks that may come back here."""
         return list(self.holders or (strand,))
 
-    def _give_up(
-        self, strand: AnyStrand, inbox: queue.SimpleQueue[WorkerSuspension | None]
-    ) -> AnyStrand | None:
+    def _give_up(self, strand: AnyStrand, inbox: Inbox) -> AnyStrand | None:
         """Every task is gone: park no more. Returns one that came just now."""
         self.has_given_up = True
         # ``unpark`` puts, then reads that; this wrote it, then looks. So one of the two sees the
@@ -236,7 +256,7 @@ class BlockJob:
                 if holder.is_in_loop_part_of(self):
                     holder.abandon()
             return None
-        found = None if suspension is None else suspension.take()
+        found = None if suspension is None else suspension.take(inbox)
         if found is not None:
             self.has_given_up = False
         return found
@@ -247,7 +267,7 @@ class BlockJob:
         """Have the parked worker go on with the task."""
         assert self._inbox is not None, "made before the worker parked"
         self._inbox.put(suspension)
-        if self.has_given_up and (strand := suspension.take()) is not None:
+        if self.has_given_up and (strand := suspension.take(self)) is not None:
             strand.worker_is_gone()
 
     def release_worker(self, strand: AnyStrand) -> None:
@@ -284,20 +304,21 @@ class BlockJob:
 class WorkerSuspension(Suspension):
     """A task that is to go on in a parked worker."""
 
-    __slots__ = ("_job", "_strand")
+    __slots__ = ("__dict__", "_job", "_strand")
 
     def __init__(self, job: BlockJob, strand: AnyStrand) -> None:
         self._job = job
-        #: ``take`` empties it: the worker, or the thread that finds the worker gone, has the task.
-        self._strand: list[Any] = [strand]
+        self._strand = strand
 
     def resume(self) -> None:
         self._job.unpark(self)
 
-    def take(self) -> AnyStrand | None:
-        """The task; None if another thread has taken it before."""
-        try:
-            strand: AnyStrand = self._strand.pop()
-        except IndexError:
-            return None
-        return strand
+    def take(self, taker: object) -> AnyStrand | None:
+        """The task, for the first *taker*: the worker, or the thread that finds the worker gone.
+
+        None for all others. May be repeated.
+        """
+        return self._strand if self.__dict__.setdefault("taker", taker) is taker else None
+
+
+Inbox = queue.SimpleQueue["WorkerSuspension | None"]

@@ -8,8 +8,14 @@ from types import TracebackType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from ._callables import async_kind, name_of
-from ._errors import GUARDED, NOT_ASYNC
-from ._loops import current_strand, job_here, raise_pending_cancellation, running_loop
+from ._errors import GUARD_LEFT_ELSEWHERE, GUARDED, NOT_ASYNC
+from ._loops import (
+    current_strand,
+    current_strand_or_none,
+    job_here,
+    raise_pending_cancellation,
+    running_loop,
+)
 from ._traps import OUTRANKS_CANCELLATION
 
 P = ParamSpec("P")
@@ -124,14 +130,18 @@ class cancellation_guard:  # noqa: N801 - reads like a keyword
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if isinstance(exc, GeneratorExit):
-            return  # Perhaps the garbage collector's, with no task at all.
-        strand = current_strand()
+        strand = current_strand_or_none()
+        if strand is None or all(guarded.guard is not self for guarded in strand.guards):
+            if isinstance(exc, GeneratorExit):
+                return  # The garbage collector's, with no task at all; or another task closes.
+            raise RuntimeError(GUARD_LEFT_ELSEWHERE)
         guards = strand.guards
         at = max(at for at, guarded in enumerate(guards) if guarded.guard is self)
         guarded = guards[at]
         strand.guards = guards[:at] + guards[at + 1 :]
-        if isinstance(exc, OUTRANKS_CANCELLATION) or strand.loop.is_cancellation(exc):
+        if isinstance(exc, (GeneratorExit, *OUTRANKS_CANCELLATION)) or strand.loop.is_cancellation(
+            exc
+        ):
             return
         known = strand.token.why is not None and not guarded.was_cancelled
         if not known and strand.count_cancels() <= guarded.cancels:

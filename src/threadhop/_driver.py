@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Coroutine, Iterator
-from types import FrameType
 from typing import Any
 
+from ._callables import name_of
 from ._outcome import Outcome
 
 # The links of an await chain: the frame of a coroutine, generator or async generator, and the
@@ -35,7 +35,10 @@ def step(
         while yielded is not marker:
             # Not within an ``except``: the handled exception would become the __context__ of
             # everything that the coroutine raises from here on.
-            yielded = coro.throw(_refusal(coro, yielded))
+            refusal = _refusal(coro, yielded)
+            # Where it cannot be thrown in, it would come out around the awaitable, and leave the
+            # block behind. So the await goes on: a future that is not done says so, in there.
+            yielded = coro.throw(refusal) if _can_throw(coro) else coro.send(None)
     except StopIteration as stop:
         return Outcome(stop.value, None)
     except BaseException as exc:
@@ -59,22 +62,31 @@ def _refusal(coro: Coroutine[Any, Any, Any], awaited: Any) -> RuntimeError:
     )
 
 
+def _can_throw(coro: object) -> bool:
+    """Whether an error gets to the innermost await: each link of the chain has a ``throw``."""
+    return all(hasattr(link, "throw") for link in _links(coro) if hasattr(link, "__next__"))
+
+
 def where_suspended(coro: object) -> str:
-    """The ``file:line`` at which the user's innermost frame of this await chain is suspended."""
-    found = None
-    for frame in _frames(coro):
-        if found is None or not frame.f_code.co_filename.startswith(_PLUMBING):
-            found = frame
-    return "an unknown line" if found is None else f"{found.f_code.co_filename}:{found.f_lineno}"
+    """The ``file:line`` at which the user's innermost frame of this await chain is suspended.
+
+    Or the name of the function, if that is compiled and has no frame.
+    """
+    found = "an unknown line"
+    for link in _links(coro):
+        frame = next((f for name in _FRAMES if (f := getattr(link, name, None)) is not None), None)
+        if frame is not None and frame.f_lineno is not None:
+            if found == "an unknown line" or not frame.f_code.co_filename.startswith(_PLUMBING):
+                found = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        elif any(hasattr(link, name) for name in _AWAITED):
+            found = f"an unknown line of {name_of(link)}"
+    return found
 
 
-def _frames(awaitable: object) -> Iterator[FrameType]:
-    """The frames of an await chain, outermost first."""
+def _links(awaitable: Any) -> Iterator[Any]:
+    """An await chain, the outermost coroutine first."""
     while awaitable is not None:
-        for name in _FRAMES:
-            frame = getattr(awaitable, name, None)
-            if frame is not None:
-                yield frame
+        yield awaitable
         for name in _AWAITED:
             if hasattr(awaitable, name):
                 awaitable = getattr(awaitable, name)

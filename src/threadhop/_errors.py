@@ -46,6 +46,10 @@ GUARDED = (
     "cancellation_guard(): the task was cancelled inside of the guard, and that was swallowed. "
     "Let CancelledError pass: except Exception: does"
 )
+GUARD_LEFT_ELSEWHERE = (
+    "cancellation_guard() is left by a task that has not entered it. Enter and leave a guard in "
+    "one task: inside of a fixture or generator, not around its yield"
+)
 NOT_ASYNC = (
     "cancellation_guard() decorates coroutine functions, and {name} is none. In plain functions "
     "call check_cancelled()"
@@ -184,6 +188,7 @@ _OFF_LOOP = (
     (RuntimeError, "no running event loop", REMEDY),
     (RuntimeError, "There is no current event loop", REMEDY_OF_FACADE),
     (RuntimeError, "is bound to a different event loop", REMEDY),
+    (RuntimeError, "await wasn't used with future", REMEDY),
     (AttributeError, "'NoneType' object has no attribute 'create_future'", REMEDY),
     (RuntimeError, "must be called from async context", REMEDY),
     # anyio and sniffio

@@ -280,6 +280,8 @@ class Strand:
         """In the worker: resume the task, until it leaves. True if the worker gets it back."""
         variables = self.variables
         problem = variables.load()
+        if job.stray is not None:
+            problem, job.stray = job.stray, None
         self.arrive(job)
         # (Known without an assert: the task is away, and its variables were loaded.)
         coro: Any = self.coro

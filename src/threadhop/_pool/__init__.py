@@ -205,7 +205,7 @@ class WorkerPool(ThreadPoolExecutor):
 
     @property
     def _shutdown(self) -> bool:  # type: ignore[override]
-        return self._workers.make_refusal not in (None, _broken)
+        return self._workers.is_shut_down
 
     @property
     def _broken(self) -> str | bool:  # type: ignore[override]

@@ -153,7 +153,10 @@ class ViewLimiter:
                     self._waiting.remove(job)
             except ValueError:
                 job = None
-            self.drop_if_alone(exc)
+            if isinstance(exc, Exception):
+                self.drop_if_alone(exc)
+            elif job is not None or put is not self.threads.requeue:
+                self._take_turn(self.threads.requeue)  # Other jobs may have relied on this turn.
             if job is not None or not isinstance(exc, Exception):
                 raise
 

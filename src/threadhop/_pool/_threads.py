@@ -28,7 +28,7 @@ from weakref import WeakSet
 
 from .. import _lifetime
 from .._errors import DROPPED, NO_JOIN, POOL_ENDED, report
-from ._permits import Permits, drain, holding
+from ._permits import Gate, Permits, drain, holding
 from ._work_item import Job
 
 #: Seconds after which a parked worker leaves.
@@ -70,6 +70,8 @@ class Threads(Permits):
         self._broken = broken
         #: Makes the error of ``put``; None while jobs are taken. Written under the lock.
         self.make_refusal: Refusal | None = None
+        #: Whether ``close`` was called; also of a pool that was broken before.
+        self.is_shut_down = False
         #: Whether workers leave when nothing waits. Written before all are woken.
         self._closing = False
 
@@ -194,6 +196,7 @@ class Threads(Permits):
     def _close(self, make_refusal: Refusal, drop: bool) -> list[Job]:
         """Under the lock."""
         self.make_refusal = self.make_refusal or make_refusal
+        self.is_shut_down = True
         # Interrupted here, it may be called again.
         self.let_idle_exit()
         return self._drain_all() if drop else []
@@ -276,7 +279,20 @@ class Threads(Permits):
                 report("Exception in initializer:", log)
                 self._initializer_failed()
                 return
-        self._serve()
+        while True:
+            gate = allocate_lock()
+            gate.acquire()
+            try:
+                self._serve(gate)
+                return
+            except BaseException:
+                # Another thread has raised it here (``PyThreadState_SetAsyncExc``), and it met no
+                # job. The worker goes on, with another gate.
+                report("Exception in an idle worker", log)
+            if threading.current_thread() not in self._threads:
+                return
+            if not self._cancel_park(gate) and gate in self._without_permit:
+                self._acquire(gate)
 
     def _initializer_failed(self) -> None:
         """The initializer has failed."""
@@ -288,16 +304,14 @@ class Threads(Permits):
             self._unregister()
         self._fail_all(dropped, self._broken)
 
-    def _serve(self) -> None:
-        waiting, ready, taken, max_workers = self.waiting, self._idle, self._held, self.max_workers
-        popleft, unplaced = waiting.popleft, self._without_permit
+    def _serve(self, gate: Gate) -> None:
+        waiting, idle, held, max_workers = self.waiting, self._idle, self._held, self.max_workers
+        popleft, without_permit = waiting.popleft, self._without_permit
         # Users of a pool of one may keep objects that belong to its thread.
         stays = self.max_threads == 1
-        gate = allocate_lock()
-        gate.acquire()
         while True:
             # Here the worker has a permit.
-            while waiting and len(taken) <= max_workers:
+            while waiting and len(held) <= max_workers:
                 try:
                     job = popleft()
                 except IndexError:
@@ -308,11 +322,11 @@ class Threads(Permits):
                     report("Exception in worker", log)
                 # A worker that sleeps keeps nothing of its last job.
                 del job
-            if len(taken) > max_workers:
+            if len(held) > max_workers:
                 if not self._yield_permit(gate):
                     continue
             else:
-                ready.append(gate)
+                idle.append(gate)
                 # A ``put`` before that line has not seen this worker.
                 if (waiting or self._closing) and self._cancel_park(gate):
                     if not waiting and self._leave():
@@ -325,7 +339,7 @@ class Threads(Permits):
                     continue
                 gate.acquire()
             # Parked among the spare, by itself or by ``back``, it has yet to acquire a permit.
-            if unplaced and gate in unplaced:
+            if without_permit and gate in without_permit:
                 self._acquire(gate)
 
     def _leave(self) -> bool:
