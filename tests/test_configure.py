@@ -1,16 +1,16 @@
-"""``configure``: the executor of this process for whatever names none."""
+"""``configure``, and which executor it is that runs what names none."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from helpers.calls import WAYS, Way, plain, prefix, twice
 from helpers.loops import LoopKind
-from helpers.steps import LIMIT, Gate
+from helpers.steps import LIMIT, Gate, turns
 
 from threadhop import (
     configure,
@@ -19,6 +19,23 @@ from threadhop import (
     threadpool,
 )
 
+BLOCK = threadpool()
+DECORATED = threadpool(prefix)
+
+
+async def by_block(executor: Executor | None, _: Any) -> str:
+    async with BLOCK if executor is None else threadpool(executor):
+        return prefix()
+
+
+async def by_decorator(executor: Executor | None, _: Any) -> str:
+    return await (DECORATED if executor is None else threadpool(executor)(prefix))()
+
+
+#: An AsyncExecutor always has its own executor.
+EACH_WAY: dict[str, Way] = {name: way for name, way in WAYS.items() if name != "run"}
+EACH_WAY |= {"block": by_block, "decorator": by_decorator}
+
 
 @pytest.fixture(autouse=True)
 def _nothing_stays_configured() -> Iterator[None]:
@@ -26,44 +43,68 @@ def _nothing_stays_configured() -> Iterator[None]:
     configure(executor=None)
 
 
-def prefix() -> str:
-    return threading.current_thread().name.partition("_")[0]
-
-
-def test_it_is_the_executor_of_all_that_name_none(loops: LoopKind, executor: Executor) -> None:
-    """Blocks, functions that were decorated before, and calls."""
-    decorated = threadpool(prefix)
-    block = threadpool()
-    configure(executor=executor)
+@pytest.mark.parametrize(
+    ("is_named", "is_configured", "expected"),
+    [(True, True, "worker"), (False, True, "configured"), (False, False, "default")],
+    ids=["named", "configured", "neither"],
+)
+@pytest.mark.parametrize("way", EACH_WAY.values(), ids=EACH_WAY)
+def test_first_comes_the_named_one_then_the_configured_one_then_that_of_the_loop(
+    current_task_loops: LoopKind,
+    executor: Executor,
+    executor_class: type[ThreadPoolExecutor],
+    way: Way,
+    is_named: bool,
+    is_configured: bool,
+    expected: str,
+) -> None:
+    """Blocks and functions that were made before configure() follow, too."""
 
     async def main() -> None:
-        async with block:
-            assert prefix() == "worker"
-        assert await decorated() == "worker"
-        assert await exec_in_executor(None, prefix) == "worker"
-        future = exec_in_executor_threading_future(None, prefix)
-        assert await asyncio.wrap_future(future) == "worker"
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1, "default"))
+        assert await way(executor if is_named else None, prefix) == expected
 
-    loops.run(main)
-
-
-def test_an_executor_that_is_named_comes_first(
-    loops: LoopKind, executor: Executor, executor_class: type[ThreadPoolExecutor]
-) -> None:
     with executor_class(1, thread_name_prefix="configured") as configured:
-        configure(executor=configured)
+        if is_configured:
+            configure(executor=configured)
+        current_task_loops.run(main)
 
-        async def main() -> None:
-            async with threadpool(executor):
-                assert prefix() == "worker"
-            assert await exec_in_executor(executor, prefix) == "worker"
 
-        loops.run(main)
+@pytest.mark.parametrize("func", [plain, twice], ids=["plain", "coroutine"])
+@pytest.mark.parametrize("start", [exec_in_executor, exec_in_executor_threading_future])
+def test_a_loop_without_a_default_executor_makes_one(
+    current_task_loops: LoopKind, start: Any, func: Any
+) -> None:
+    async def main() -> None:
+        for number in range(3):
+            call = start(None, func, number)
+            assert await asyncio.wrap_future(call) == number * 2
+
+    current_task_loops.run(main)
+
+
+def test_the_default_executor_that_a_call_has_made_is_that_of_the_loop(
+    current_task_loops: LoopKind,
+) -> None:
+    """The loop waits for the call when it shuts the executor down."""
+    gate = Gate()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        future = exec_in_executor(None, gate.stop_here)
+        shutdown = loop.create_task(loop.shutdown_default_executor())
+        await turns(20)
+        assert not shutdown.done()
+        gate.open()
+        await shutdown
+        assert await future is None
+
+    current_task_loops.run(main)
 
 
 @pytest.mark.parametrize("explicit", [False, True])
-def test_none_removes_it(current_task_loops: LoopKind, executor: Executor, explicit: bool) -> None:
-    """Named or not. Then it is that of the loop again."""
+def test_none_removes_it(executor: Executor, explicit: bool) -> None:
+    """The default executor of the loop comes back."""
     configure(executor=executor)
     if explicit:
         configure(executor=None)
@@ -72,78 +113,29 @@ def test_none_removes_it(current_task_loops: LoopKind, executor: Executor, expli
 
     async def main() -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1, "default"))
-        async with threadpool():
-            assert prefix() == "default"
+        assert await by_block(None, None) == "default"
         assert await exec_in_executor(None, prefix) == "default"
 
-    current_task_loops.run(main)
-
-
-def test_the_last_one_counts(
-    loops: LoopKind, executor: Executor, executor_class: type[ThreadPoolExecutor]
-) -> None:
-    with executor_class(1, thread_name_prefix="last") as last:
-        configure(executor=executor)
-        configure(executor=last)
-
-        async def main() -> None:
-            assert await exec_in_executor(None, prefix) == "last"
-
-        loops.run(main)
+    asyncio.run(main())
 
 
 def test_it_holds_in_every_thread(executor: Executor) -> None:
-    configure(executor=executor)
+    """The last executor counts."""
 
     def work() -> str:
         return exec_in_executor_threading_future(None, prefix).result(LIMIT)
 
     with ThreadPoolExecutor(1) as other:
+        configure(executor=other)
+        configure(executor=executor)
         assert other.submit(work).result(LIMIT) == "worker"
 
 
-def test_calls_that_began_before_are_left_alone(
-    loops: LoopKind, executor: Executor, executor_class: type[ThreadPoolExecutor]
-) -> None:
-    """Nor is the executor from before shut down."""
-    gate = Gate()
-
-    def work() -> str:
-        gate.stop_here()
-        return prefix()
-
-    async def main() -> None:
-        with executor_class(1, thread_name_prefix="new") as new:
-            configure(executor=executor)
-            future = exec_in_executor(None, work)
-            configure(executor=new)
-            gate.open()
-            assert await future == "worker"
-            assert await exec_in_executor(None, prefix) == "new"
-            assert await exec_in_executor(executor, prefix) == "worker"
-
-    loops.run(main)
-
-
-@pytest.mark.parametrize("executor", [3, "pool", object(), False, ()])
-def test_what_is_no_executor_is_a_type_error(executor: Any, executor_class: Any) -> None:
-    """And changes nothing."""
-    with executor_class(1, thread_name_prefix="kept") as kept:
-        configure(executor=kept)
-        with pytest.raises(TypeError, match=r"configure\(\) takes a concurrent.futures.Executor"):
-            configure(executor=executor)
-        assert exec_in_executor_threading_future(None, prefix).result(LIMIT) == "kept"
-
-
-def test_a_class_gets_a_question() -> None:
-    with pytest.raises(TypeError, match=r"did you forget \(\)\?"):
-        configure(executor=ThreadPoolExecutor)  # type: ignore[arg-type]
-
-
-def test_it_takes_no_positional_argument(executor: Executor) -> None:
-    with pytest.raises(TypeError):
+def test_what_it_refuses_changes_nothing(executor: Executor) -> None:
+    configure(executor=executor)
+    for wrong in (3, ThreadPoolExecutor):
+        with pytest.raises(TypeError, match=r"^configure\(\) takes an? "):
+            configure(executor=wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="positional"):
         configure(executor)  # type: ignore[misc]
-
-
-def test_it_returns_nothing(executor: Executor) -> None:
-    assert configure(executor=executor) is None  # type: ignore[func-returns-value]
+    assert exec_in_executor_threading_future(None, prefix).result(LIMIT) == "worker"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.calls import WAYS
 from helpers.child import run_in_child
 
 pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
@@ -21,12 +23,13 @@ pytestmark = pytest.mark.timeout(170)
 HERE = str(Path(__file__).parent)
 
 CHILD = """
-import asyncio, contextlib, functools, json, os, signal, sys, threading
+import asyncio, functools, json, os, signal, sys, threading
 from pathlib import Path
 sys.path.insert(0, {here!r})
 import dask
 import distributed
 from helpers import remote_work as work
+from helpers.calls import WAYS
 from helpers.steps import LIMIT, turns, until
 from threadhop import *
 
@@ -49,34 +52,26 @@ async def outcome(awaitable, limit=40):
 
 async def main(executor):
     wrapped = AsyncExecutor(executor)
-    ways = {{
-        "exec_in_executor": functools.partial(exec_in_executor, executor),
-        "threading future": lambda *args, **kwargs: asyncio.wrap_future(
-            exec_in_executor_threading_future(executor, *args, **kwargs)
-        ),
-        "run": wrapped.run,
-    }}
     here = os.getpid()
-    for name, way in ways.items():
+
+    def local():
+        return "dask pickles more"
+
+    def failing_local():
+        raise TypeError("its own")
+
+    for name, way in WAYS.items():
         for func in (work.add, work.add_later, functools.partial(work.add_later, more=0)):
-            result, place = await way(func, 20, right=22)
+            result, place = await way(executor, func, 20, right=22)
             assert result == 42 and place[0] != here, (name, func)
         tell(f"{{name}}: works", True)
-        tell(f"{{name}}: error", await outcome(way(work.fail, work.OddError(7, "odd"))))
-
-        def local():
-            return "dask pickles more"
-
-        def failing_local():
-            raise TypeError("its own")
-
-        tell(f"{{name}}: local", await outcome(way(local)))
-        tell(f"{{name}}: TypeError", await outcome(way(failing_local)))
-
-        async def call_with_lock():
-            return await way(work.ignore, 1, threading.Lock())
-
-        tell(f"{{name}}: unpicklable", await outcome(call_with_lock()))
+        tell(f"{{name}}: error", await outcome(way(executor, work.fail, work.OddError(7, "odd"))))
+        tell(f"{{name}}: local", await outcome(way(executor, local)))
+        tell(f"{{name}}: TypeError", await outcome(way(executor, failing_local)))
+        tell(
+            f"{{name}}: unpicklable",
+            await outcome(way(executor, work.ignore, 1, threading.Lock())),
+        )
 
     results = wrapped.map(work.add_later, range(5), range(10, 15))
     tell("map", [result async for result, _ in results])
@@ -98,9 +93,9 @@ async def main(executor):
     tell("after cancel", (await exec_in_executor(executor, work.add, 1, 2))[0])
 
     # Killed from outside, in mid-call: Dask makes the call again, on the other worker.
-    for name, way in ways.items():
-        gate = work.FileGate(folder, f"kill-{{name.replace(' ', '-')}}")
-        future = asyncio.ensure_future(way(gate.stop_here))
+    for name, way in WAYS.items():
+        gate = work.FileGate(folder, f"kill-{{name}}")
+        future = asyncio.ensure_future(way(executor, gate.stop_here))
         await until(gate.is_reached)
         os.kill(gate.pid(), signal.SIGKILL)
         gate.open()
@@ -120,11 +115,8 @@ async def main(executor):
     else:
         tell("shutdown_nowait", "None")
 
-    async def call_after_shutdown():
-        return await exec_in_executor(executor, work.where)
-
     executor.shutdown()
-    tell("after shutdown", await outcome(call_after_shutdown()))
+    tell("after shutdown", await outcome(WAYS["exec_in_executor"](executor, work.where)))
 
 dask.config.set({{"distributed.scheduler.allowed-failures": 1}})
 cluster = distributed.LocalCluster(
@@ -154,7 +146,7 @@ print(json.dumps(report))
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the child says: for each thing that it did, how it went."""
+    """The report of the child: for each step, how it went."""
     folder = tmp_path_factory.mktemp("dask")
     paths = [HERE, *filter(None, [os.environ.get("PYTHONPATH")])]
     child = run_in_child(
@@ -162,7 +154,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         deadline=150,
         env={
             "PYTHONPATH": os.pathsep.join(paths),
-            # Its working files go with the other files of the test.
+            # Dask's working files go with the other files of the test.
             "DASK_TEMPORARY_DIRECTORY": str(folder),
         },
     )
@@ -171,73 +163,45 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return said
 
 
-WAYS = ["exec_in_executor", "threading future", "run"]
+#: The promises of each way to make a call: a line of the report, and its text.
+OF_EACH_WAY = {
+    "functions and coroutine functions run in another process": ("works", "True"),
+    "an error of the function comes through": ("error", r"OddError: \(7, 'odd'\)"),
+    "what dask can pickle and pickle cannot is welcome": ("local", "dask pickles more"),
+    "a TypeError is not taken for one of pickling": ("TypeError", "TypeError: its own"),
+    "what cannot be pickled is named": ("unpicklable", r"TypeError: argument 2 \(<unlocked _thr.*"),
+    "dask makes a call again whose worker is killed": ("killed once", "passed"),
+}
+
+OF_THE_CLUSTER = {
+    "map yields the results in order": ("map", r"\[10, 12, 14, 16, 18\]"),
+    "also with a buffersize": ("map with buffersize", r"\[10, 12, 14, 16, 18\]"),
+    # Dask says of every call that it can be taken back, so a task does not wait for it either.
+    "a cancelled future is cancelled at once": ("cancelled future", "cancelled"),
+    "a cancelled task is cancelled at once": ("cancelled task", "cancelled"),
+    "its worker goes on": ("after cancel", "3"),
+    # Nothing stays pending once Dask has given up.
+    "a future of a call that kills all workers": ("exec_in_executor: killed always", "KilledW.*"),
+    "a task of a call that kills all workers": ("run: killed always", "KilledWorker: .*"),
+    # The call was dropped: no task was cancelled.
+    "a client that closes leaves no future pending": ("client closed", "CancelledError: .*"),
+    # Although Dask's own knows no ``cancel_futures``.
+    "shutdown works": ("shutdown", "None"),
+    "shutdown_nowait works": ("shutdown_nowait", "None"),
+    "after the shutdown it refuses": ("after shutdown", "RuntimeError: .*"),
+}
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_functions_and_coroutine_functions_run_in_another_process(
-    report: dict[str, Any], way: str
+@pytest.mark.parametrize("promise", OF_EACH_WAY)
+def test_each_way_to_make_a_call_works_on_a_cluster(
+    report: dict[str, Any], way: str, promise: str
 ) -> None:
-    """Partials too, with arguments of both kinds."""
-    assert report[f"{way}: works"] is True
+    line, expected = OF_EACH_WAY[promise]
+    assert re.fullmatch(expected, str(report[f"{way}: {line}"]), re.DOTALL)
 
 
-def test_map_yields_the_results_in_order(report: dict[str, Any]) -> None:
-    """With and without a limit on what is started ahead."""
-    assert report["map"] == report["map with buffersize"] == [10, 12, 14, 16, 18]
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_an_error_of_the_function_comes_through(report: dict[str, Any], way: str) -> None:
-    """As what it was."""
-    assert report[f"{way}: error"] == "OddError: (7, 'odd')"
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_what_dask_can_pickle_and_pickle_cannot_is_welcome(
-    report: dict[str, Any], way: str
-) -> None:
-    """A local function; and a TypeError that it raises is not taken for one of pickling."""
-    assert report[f"{way}: local"] == "dask pickles more"
-    assert report[f"{way}: TypeError"] == "TypeError: its own"
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_what_cannot_be_pickled_is_named(report: dict[str, Any], way: str) -> None:
-    """In a TypeError of ours."""
-    assert report[f"{way}: unpicklable"].startswith("TypeError: argument 2 (<unlocked _thread.lock")
-
-
-def test_a_cancelled_call_is_cancelled_at_once(report: dict[str, Any]) -> None:
-    """Dask says of every call that it can be taken back, so a task does not wait for it either."""
-    assert report["cancelled future"] == "cancelled"
-    assert report["cancelled task"] == "cancelled"
-    assert report["after cancel"] == 3
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_call_whose_worker_is_killed_is_made_again(report: dict[str, Any], way: str) -> None:
-    """By Dask, on the other worker."""
-    assert report[f"{way}: killed once"] == "passed"
-
-
-@pytest.mark.parametrize("way", ["exec_in_executor", "run"])
-def test_a_call_that_kills_every_worker_ends_in_an_error(report: dict[str, Any], way: str) -> None:
-    """That of Dask, once it has given up; nothing stays pending."""
-    assert report[f"{way}: killed always"].startswith("KilledWorker: ")
-
-
-def test_a_client_that_closes_leaves_no_future_pending(report: dict[str, Any]) -> None:
-    """The call was dropped: no task was cancelled."""
-    assert report["client closed"].startswith("CancelledError: ")
-
-
-def test_async_executor_can_shut_it_down(report: dict[str, Any]) -> None:
-    """Although its ``shutdown`` knows no ``cancel_futures``."""
-    assert report["shutdown"] == "None"
-    assert report["shutdown_nowait"] == "None"
-
-
-def test_after_the_shutdown_it_refuses_at_the_call(report: dict[str, Any]) -> None:
-    """With Dask's own RuntimeError."""
-    assert report["after shutdown"].startswith("RuntimeError: ")
+@pytest.mark.parametrize("promise", OF_THE_CLUSTER)
+def test_a_cluster_is_an_executor_like_any_other(report: dict[str, Any], promise: str) -> None:
+    line, expected = OF_THE_CLUSTER[promise]
+    assert re.fullmatch(expected, str(report[line]), re.DOTALL)

@@ -17,13 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from helpers.calls import OopsError
 from helpers.loops import LoopKind
 from helpers.steps import until
 
 from threadhop import (
     AsyncExecutor,
     check_cancelled,
-    ensure_thread_event_loop,
     exec_in_eventloop,
     exec_in_executor,
     exec_in_executor_threading_future,
@@ -33,10 +33,6 @@ from threadhop import (
 CALLS = 5_000
 
 HAS_PROC = os.path.isdir("/proc/self/fd")
-
-
-class OopsError(Exception):
-    """What a call raises on purpose."""
 
 
 @pytest.fixture(autouse=True)
@@ -64,13 +60,8 @@ async def on_worker(number: int) -> int:
     return number
 
 
-async def on_loop(number: int) -> int:
-    await asyncio.sleep(0)
-    return number
-
-
 def there_and_back(number: int) -> int:
-    return exec_in_eventloop(on_loop, number)
+    return exec_in_eventloop(on_worker, number)
 
 
 def stopping(number: int) -> int:
@@ -227,40 +218,3 @@ def test_many_calls_that_are_queued_at_once_all_end() -> None:
 @pytest.mark.timeout(300)
 def test_a_hundred_thousand_calls_that_are_queued_at_once_all_end() -> None:
     queue_many(100_000)
-
-
-@pytest.mark.skipif(not HAS_PROC, reason="it counts files in /proc/self/fd")
-def test_pools_that_come_and_go_leave_no_file_open() -> None:
-    """Their workers ran coroutines, so each of them had a loop."""
-
-    async def main() -> None:
-        for _ in range(10):
-            with ThreadPoolExecutor(4) as pool:
-                barrier = threading.Barrier(4, timeout=5)
-
-                async def work(barrier: threading.Barrier = barrier) -> None:
-                    barrier.wait()
-                    await asyncio.sleep(0)
-
-                await asyncio.gather(*(exec_in_executor(pool, work) for _ in range(4)))
-
-    asyncio.run(main())
-    before = open_files()
-    asyncio.run(main())
-    assert open_files() == before
-
-
-def test_many_threads_one_after_another_leave_no_loop_open() -> None:
-    loops = []
-
-    def work() -> None:
-        loop = ensure_thread_event_loop()
-        loop.run_until_complete(on_loop(1))
-        loops.append(loop)
-
-    for _ in range(200):
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-    assert len(loops) == 200
-    assert all(loop.is_closed() for loop in loops)

@@ -13,13 +13,14 @@ import re
 import site
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import remote_work as work
+from helpers.calls import KINDS, WAYS, Way, chain_of, error_of
 from helpers.child import run_in_child
 from helpers.loops import LoopKind
 from helpers.remote_work import FileGate
@@ -27,9 +28,7 @@ from helpers.steps import LIMIT, turns, until, wait_until
 
 from threadhop import (
     AsyncExecutor,
-    configure,
     exec_in_executor,
-    exec_in_executor_threading_future,
     unwrap_future,
 )
 
@@ -39,20 +38,21 @@ HERE = str(Path(__file__).parent)
 WORKERS = 2
 
 
-def process_pool(workers: int = WORKERS, **options: Any) -> ProcessPoolExecutor:
-    """Its processes are not forked off this one, which has threads."""
+def process_pool() -> ProcessPoolExecutor:
+    """A pool whose processes are not forked off this one, which has threads."""
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    return ProcessPoolExecutor(workers, context, **options)
+    return ProcessPoolExecutor(WORKERS, context)
 
 
-POOLS: dict[str, Callable[..., Executor]] = {"processes": process_pool}
+POOLS: dict[str, Callable[[], Executor]] = {"processes": process_pool}
 if sys.version_info >= (3, 14) and hasattr(concurrent.futures, "InterpreterPoolExecutor"):
 
-    def interpreter_pool(workers: int = WORKERS, **options: Any) -> Executor:
+    def interpreter_pool() -> Executor:
         # An interpreter does not inherit what pytest has added to sys.path.
-        options = {"initializer": site.addsitedir, "initargs": (HERE,), **options}
-        return concurrent.futures.InterpreterPoolExecutor(workers, **options)
+        return concurrent.futures.InterpreterPoolExecutor(
+            WORKERS, initializer=site.addsitedir, initargs=(HERE,)
+        )
 
     POOLS["interpreters"] = interpreter_pool
 
@@ -84,50 +84,9 @@ def pool(request: pytest.FixtureRequest, pools: dict[str, Executor]) -> Executor
     return pools[request.param]
 
 
-@pytest.fixture(params=POOLS)
-def new_pool(request: pytest.FixtureRequest) -> Callable[..., Executor]:
-    """Makes one of each kind, for a test that shuts it down or breaks it."""
-    return POOLS[request.param]
-
-
-# The ways to call a function in an executor. Each of them awaits the result.
-
-
-async def by_exec_in_executor(
-    pool: Executor, func: Callable[..., Any], *args: Any, **kwargs: Any
-) -> Any:
-    return await exec_in_executor(pool, func, *args, **kwargs)
-
-
-async def by_threading_future(
-    pool: Executor, func: Callable[..., Any], *args: Any, **kwargs: Any
-) -> Any:
-    future = exec_in_executor_threading_future(pool, func, *args, **kwargs)
-    return await asyncio.wrap_future(future)
-
-
-async def by_unwrap_future(
-    pool: Executor, func: Callable[..., Any], *args: Any, **kwargs: Any
-) -> Any:
-    return await unwrap_future(exec_in_executor_threading_future(pool, func, *args, **kwargs))
-
-
-async def by_run(pool: Executor, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return await AsyncExecutor(pool).run(func, *args, **kwargs)
-
-
-Way = Callable[..., Coroutine[Any, Any, Any]]
-WAYS: dict[str, Way] = {
-    "exec_in_executor": by_exec_in_executor,
-    "exec_in_executor_threading_future": by_threading_future,
-    "unwrap_future": by_unwrap_future,
-    "AsyncExecutor.run": by_run,
-}
-
-
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> Way:
-    """Each way to call a function in an executor, and await its result."""
+    """Each way to make a call and to await its result."""
     return WAYS[request.param]
 
 
@@ -156,7 +115,7 @@ async def busy(pool: Executor, folder: Path) -> AsyncIterator[Callable[[], None]
         assert not late
 
 
-KINDS: dict[str, tuple[Callable[..., Any], int]] = {
+CALLABLES: dict[str, tuple[Callable[..., Any], int]] = {
     "a function": (work.add, 0),
     "a coroutine function": (work.add_later, 0),
     "a partial": (functools.partial(work.add, more=1), 1),
@@ -169,10 +128,10 @@ KINDS: dict[str, tuple[Callable[..., Any], int]] = {
 
 
 def test_it_takes_every_kind_of_callable(pool: Executor, way: Way) -> None:
-    """And runs it elsewhere: in another process, or in another interpreter."""
+    """The call runs elsewhere: in another process, or in another interpreter."""
 
     async def main() -> None:
-        for kind, (func, number) in KINDS.items():
+        for kind, (func, number) in CALLABLES.items():
             result, place = await way(pool, func, 20, 22)
             assert result == 42 + number, kind
             assert place != work.where(), kind
@@ -181,22 +140,21 @@ def test_it_takes_every_kind_of_callable(pool: Executor, way: Way) -> None:
 
 
 def test_it_works_on_every_loop(loops: LoopKind, pool: Executor, way: Way) -> None:
-    """The arguments arrive, those with names too."""
+    """The arguments arrive, those with names too. The executor's own futures can be awaited."""
 
     async def main() -> None:
         for func in (work.add, work.add_later):
             result, place = await way(pool, func, 20, right=21)
             assert result == 41
             assert place != work.where()
+        assert (await unwrap_future(pool.submit(work.add, 1, 2)))[0] == 3
 
     loops.run(main)
 
 
 @pytest.mark.parametrize("func", [work.add, work.add_later])
-def test_map_yields_the_results_in_order(
-    loops: LoopKind, pool: Executor, func: Callable[..., Any]
-) -> None:
-    """Of functions and coroutine functions, with and without a limit on what is started ahead."""
+def test_map_yields_the_results_in_order(pool: Executor, func: Callable[..., Any]) -> None:
+    """Functions and coroutine functions do, with and without a buffersize."""
 
     async def main() -> None:
         executor = AsyncExecutor(pool)
@@ -204,51 +162,17 @@ def test_map_yields_the_results_in_order(
             results = executor.map(func, range(5), range(10, 20), buffersize=buffersize)
             assert [result async for result, _ in results] == [10, 12, 14, 16, 18]
 
-    loops.run(main)
+    asyncio.run(main())
 
 
-def test_a_sync_program_needs_no_loop(pool: Executor) -> None:
-    """The threading future of a call that was made without one."""
-    for func in (work.add, work.add_later):
-        result, place = exec_in_executor_threading_future(pool, func, 1, 2).result(LIMIT)
-        assert result == 3
-        assert place != work.where()
-
-
-def test_unwrap_future_awaits_a_future_of_the_executor_itself(
-    loops: LoopKind, pool: Executor
-) -> None:
-    """One that ``submit`` returned."""
-
-    async def main() -> None:
-        assert (await unwrap_future(pool.submit(work.add, 1, 2)))[0] == 3
-
-    loops.run(main)
-
-
-def test_it_can_be_the_default_of_the_process(loops: LoopKind, pool: Executor) -> None:
-    """``configure(executor=pool)``, then None at the call."""
-
-    async def main() -> None:
-        configure(executor=pool)
-        try:
-            _, place = await exec_in_executor(None, work.add, 1, 2)
-            _, other = await unwrap_future(exec_in_executor_threading_future(None, work.add, 1, 2))
-        finally:
-            configure(executor=None)
-        assert work.where() not in (place, other)
-
-    loops.run(main)
-
-
-def test_the_context_stays_here(loops: LoopKind, pool: Executor, way: Way) -> None:
-    """So nobody needs a flag for it, and what cannot be pickled in it does no harm."""
+def test_the_context_stays_here(pool: Executor, way: Way) -> None:
+    """Nobody needs a flag for that. A variable that cannot be pickled does no harm."""
 
     async def main() -> None:
         work.variable.set(threading.Lock())
         assert await way(pool, work.read_variable) == "unset"
 
-    loops.run(main)
+    asyncio.run(main())
 
 
 def test_over_there_nobody_knows_of_the_future_and_the_loop(pool: Executor, way: Way) -> None:
@@ -263,7 +187,6 @@ def test_over_there_nobody_knows_of_the_future_and_the_loop(pool: Executor, way:
 
 
 # Errors
-
 
 ERRORS = [
     work.OddError(7, "odd"),
@@ -281,35 +204,22 @@ ERRORS = [
 def test_an_error_comes_through_unchanged(
     pool: Executor, way: Way, func: Callable[..., Any]
 ) -> None:
-    """Its type, its arguments, its attributes; also if it is of a kind that pickling raises."""
+    """The type, arguments and attributes are the same, also for kinds that pickling raises."""
 
     async def main() -> None:
         for error in ERRORS:
             with pytest.raises(type(error)) as caught:
                 await way(pool, func, error)
-            assert type(caught.value) is type(error)
+            assert caught.type is type(error)
             assert caught.value.args == error.args
-            assert getattr(caught.value, "code", None) == getattr(error, "code", None)
+            assert vars(caught.value) == vars(error)
 
     asyncio.run(main())
 
 
-def test_the_traceback_of_the_other_process_is_kept(
-    loops: LoopKind, pools: dict[str, Executor], way: Way
-) -> None:
-    """It is the cause of the error, as a process pool has it."""
-
-    async def main() -> None:
-        with pytest.raises(work.OddError) as caught:
-            await way(pools["processes"], work.fail, work.OddError(7, "odd"))
-        assert "in fail" in str(caught.value.__cause__)
-
-    loops.run(main)
-
-
 @pytest.mark.parametrize("func", [work.fail, work.fail_later])
 def test_stop_iteration_becomes_a_runtime_error(
-    loops: LoopKind, pool: Executor, way: Way, func: Callable[..., Any]
+    pool: Executor, way: Way, func: Callable[..., Any]
 ) -> None:
     """No future can hold it, and raised in a coroutine it would mean something else."""
 
@@ -317,27 +227,11 @@ def test_stop_iteration_becomes_a_runtime_error(
         with pytest.raises(RuntimeError, match="StopIteration"):
             await way(pool, func, StopIteration("odd"))
 
-    loops.run(main)
-
-
-def test_not_even_system_exit_leaves_a_future_pending(
-    loops: LoopKind, pools: dict[str, Executor]
-) -> None:
-    """The future holds it, and the worker goes on."""
-    pool = pools["processes"]
-
-    async def main() -> None:
-        future = exec_in_executor(pool, work.fail, SystemExit(3))
-        await asyncio.wait([future], timeout=LIMIT)
-        assert future.done()
-        assert isinstance(future.exception(), SystemExit)
-        assert (await exec_in_executor(pool, work.add, 1, 2))[0] == 3
-
-    loops.run(main)
+    asyncio.run(main())
 
 
 def test_a_result_that_cannot_be_pickled_is_an_error(pool: Executor, way: Way) -> None:
-    """The one that the executor itself has for it, and the next call works."""
+    """The executor's own error comes out, and the next call works."""
 
     async def main() -> None:
         with pytest.raises(Exception, match=r"(?i)pickle|interpreter") as expected:
@@ -378,18 +272,17 @@ def test_what_cannot_be_pickled_is_named(pool: Executor, way: Way, what: str) ->
             await way(pool, func, *args, **kwargs)
         text = str(caught.value)
         assert text.startswith(f"{what.strip()} ("), text
+        assert caught.value.__cause__ is not None
         assert re.search(r"local|lock", text)
         assert (await way(pool, work.add, 1, 2))[0] == 3
 
     asyncio.run(main())
 
 
-def test_an_error_is_not_taken_for_one_of_pickling(
-    loops: LoopKind, pools: dict[str, Executor], way: Way
-) -> None:
+def test_an_error_is_not_taken_for_one_of_pickling(pools: dict[str, Executor], way: Way) -> None:
     """An executor may pickle more than ``pickle`` does, as process pools do with sockets.
 
-    What the function raised over there is its own error all the same.
+    The function's own error comes through all the same.
     """
 
     async def main() -> None:
@@ -397,27 +290,7 @@ def test_an_error_is_not_taken_for_one_of_pickling(
             with pytest.raises(type(error), match=r"^its own$"):
                 await way(pools["processes"], work.fail_with, work.ForPoolsOnly(), error)
 
-    loops.run(main)
-
-
-def test_a_pool_that_was_shut_down_refuses_at_the_call(
-    loops: LoopKind, new_pool: Callable[..., Executor]
-) -> None:
-    """With its own RuntimeError."""
-    pool = new_pool()
-    pool.shutdown()
-
-    async def main() -> None:
-        with pytest.raises(RuntimeError, match="after shutdown"):
-            exec_in_executor(pool, work.where)
-        with pytest.raises(RuntimeError, match="after shutdown"):
-            exec_in_executor_threading_future(pool, work.where)
-        with pytest.raises(RuntimeError, match="after shutdown"):
-            await AsyncExecutor(pool).run(work.where)
-        with pytest.raises(RuntimeError, match="after shutdown"):
-            AsyncExecutor(pool).map(work.touch, ["a"])
-
-    loops.run(main)
+    asyncio.run(main())
 
 
 KILLED = """
@@ -426,6 +299,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 sys.path.insert(0, {here!r})
 from helpers import remote_work as work
+from helpers.calls import WAYS
 from helpers.steps import LIMIT, until
 from test_remote_executors import process_pool
 from threadhop import *
@@ -436,18 +310,10 @@ async def main():
     with process_pool() as pool:
         executor = AsyncExecutor(pool)
         waiting = {{
-            "the killed call": exec_in_executor(pool, gate.stop_here),
-            "a coroutine": exec_in_executor(
-                pool, work.FileGate(folder, "other").stop_here_in_a_coroutine
-            ),
-            "threading": asyncio.wrap_future(
-                exec_in_executor_threading_future(pool, gate.stop_here)
-            ),
-            "run": asyncio.ensure_future(executor.run(gate.stop_here)),
-            "unwrap": asyncio.ensure_future(
-                unwrap_future(exec_in_executor_threading_future(pool, gate.stop_here))
-            ),
+            name: asyncio.ensure_future(way(pool, gate.stop_here)) for name, way in WAYS.items()
         }}
+        other = work.FileGate(folder, "other")
+        waiting["a coroutine"] = exec_in_executor(pool, other.stop_here_in_a_coroutine)
         results = executor.map(gate.stop_here, range(5))
         await until(gate.is_reached)
         os.kill(gate.pid(), signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
@@ -478,7 +344,7 @@ def test_a_killed_worker_process_leaves_no_future_pending(tmp_path: Path) -> Non
         options=["-W", "error"],
         env={"PYTHONPATH": os.pathsep.join([HERE, *filter(None, [os.environ.get("PYTHONPATH")])])},
     )
-    names = ["the killed call", "a coroutine", "threading", "run", "unwrap", "map", "next", "next"]
+    names = [*WAYS, "a coroutine", "map", "next", "next"]
     assert child.stdout.splitlines() == [f"{name}: BrokenProcessPool" for name in names]
     assert (child.stderr, child.returncode) == ("", 0)
 
@@ -486,244 +352,103 @@ def test_a_killed_worker_process_leaves_no_future_pending(tmp_path: Path) -> Non
 # Cancellation
 
 
-def test_a_queued_call_is_taken_back(loops: LoopKind, pool: Executor, tmp_path: Path) -> None:
-    """It is cancelled at once, and never runs."""
-
-    async def main() -> None:
-        async with busy(pool, tmp_path) as release:
-            ours = exec_in_executor(pool, work.touch, tmp_path / "ours")
-            threads = exec_in_executor_threading_future(pool, work.touch, tmp_path / "threads")
-            assert ours.cancel("enough")
-            assert threads.cancel()
-            assert ours.cancelled()
-            assert threads.cancelled()
-            with pytest.raises(asyncio.CancelledError):
-                await ours
-            release()
-            # As many as there are workers: what was queued before them has run.
-            await asyncio.gather(*(exec_in_executor(pool, work.where) for _ in range(WORKERS * 3)))
-        assert not (tmp_path / "ours").exists()
-        assert not (tmp_path / "threads").exists()
-
-    loops.run(main)
-
-
-def test_a_task_that_waits_for_a_queued_call_is_cancelled_at_once(
-    loops: LoopKind, pool: Executor, tmp_path: Path
-) -> None:
-    """While all workers are still busy; the call never runs."""
-
-    async def main() -> None:
-        async with busy(pool, tmp_path) as release:
-            executor = AsyncExecutor(pool)
-            first = asyncio.ensure_future(executor.run(work.touch, tmp_path / "run"))
-            theirs = pool.submit(work.touch, tmp_path / "unwrapped")
-            second = asyncio.ensure_future(unwrap_future(theirs))
-            await turns()
-            for task in (first, second):
-                task.cancel("enough")
-                await asyncio.wait([task], timeout=LIMIT)
-                assert task.cancelled()
-            assert theirs.cancelled()
-            release()
-            await asyncio.gather(*(exec_in_executor(pool, work.where) for _ in range(WORKERS * 3)))
-        assert not (tmp_path / "run").exists()
-        assert not (tmp_path / "unwrapped").exists()
-
-    loops.run(main)
-
-
-def test_the_future_of_a_running_call_is_cancelled_at_once(
-    loops: LoopKind, pool: Executor, tmp_path: Path
-) -> None:
-    """What runs in another process cannot be stopped: it ends by itself, and nobody is told."""
-
-    async def main() -> None:
-        for name in ("stop_here", "stop_here_in_a_coroutine"):
-            ours, threads = FileGate(tmp_path, f"{name}-1"), FileGate(tmp_path, f"{name}-2")
-            future = exec_in_executor(pool, getattr(ours, name))
-            other = exec_in_executor_threading_future(pool, getattr(threads, name))
-            await until(ours.is_reached)
-            await until(threads.is_reached)
-            assert future.cancel("enough")
-            assert other.cancel()
-            assert future.cancelled()
-            assert other.cancelled()
-            with pytest.raises(asyncio.CancelledError, match="enough"):
-                await future
-            with pytest.raises(concurrent.futures.CancelledError):
-                other.result(0)
-            ours.open()
-            threads.open()
-            assert (await exec_in_executor(pool, work.add, 1, 2))[0] == 3
-
-    loops.run(main)
-
-
-async def _run(pool: Executor, func: Callable[..., Any], *args: Any) -> Any:
-    return await AsyncExecutor(pool).run(func, *args)
-
-
-async def _map(pool: Executor, func: Callable[..., Any], *args: Any) -> Any:
-    async with contextlib.aclosing(
-        AsyncExecutor(pool).map(func, *([arg] for arg in args))  # type: ignore[type-var]
-    ) as results:
+async def first_of_map(pool: Executor, func: Callable[..., Any], arg: Any) -> Any:
+    async with contextlib.aclosing(AsyncExecutor(pool).map(func, [arg])) as results:
         return await anext(results)
 
 
-async def _unwrap(pool: Executor, func: Callable[..., Any], *args: Any) -> Any:
-    return await unwrap_future(pool.submit(func, *args))
+#: Each starts a call that may be cancelled.
+STARTS: dict[str, Callable[..., Any]] = {
+    **{name: kind.start for name, kind in KINDS.items()},
+    "unwrap_future": lambda pool, *args: asyncio.ensure_future(unwrap_future(pool.submit(*args))),
+    "map": lambda *args: asyncio.ensure_future(first_of_map(*args)),
+}
 
 
-PATIENT = {"run": _run, "map": _map, "unwrap_future": _unwrap}
-
-
-@pytest.mark.parametrize("call", PATIENT)
-@pytest.mark.parametrize("ending", ["passed", work.OddError(7, "late")], ids=["value", "error"])
-def test_a_task_waits_for_its_running_call_and_is_cancelled_then(
-    loops: LoopKind, pool: Executor, tmp_path: Path, call: str, ending: Any
+@pytest.mark.parametrize("name", STARTS)
+def test_a_queued_call_is_taken_back(
+    loops: LoopKind, pool: Executor, tmp_path: Path, name: str
 ) -> None:
-    """Whatever the call returned; what it raised becomes the context."""
+    """The call is cancelled at once, while all workers are still busy, and never runs."""
 
     async def main() -> None:
-        gate = FileGate(tmp_path)
-        awaitable: Awaitable[Any] = PATIENT[call](pool, gate.stop_here, ending)
-        task = asyncio.ensure_future(awaitable)
-        await until(gate.is_reached)
-        task.cancel("enough")
-        await turns(20)
-        assert not task.done(), "it did not wait for what runs"
-        task.cancel("more than enough")
-        await turns(20)
-        assert not task.done()
-        gate.open()
-        with pytest.raises(asyncio.CancelledError) as caught:
-            await task
-        assert task.cancelled()
-        if isinstance(ending, Exception):
-            assert _find(caught.value, work.OddError)
+        async with busy(pool, tmp_path) as release:
+            call = STARTS[name](pool, work.touch, tmp_path / "ran")
+            await turns()
+            assert call.cancel()
+            await until(call.done)
+            assert call.cancelled()
+            release()
+            # As many as there are workers: what was queued before them has run.
+            await asyncio.gather(*(exec_in_executor(pool, work.where) for _ in range(WORKERS * 3)))
+        assert not (tmp_path / "ran").exists()
 
     loops.run(main)
 
 
-def _find(error: BaseException | None, kind: type[BaseException]) -> bool:
-    while error is not None:
-        if isinstance(error, kind):
-            return True
-        error = error.__context__
-    return False
-
-
-def test_a_timeout_waits_for_what_runs(
-    current_task_loops: LoopKind, pool: Executor, tmp_path: Path
+@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize("ending", ["passed", work.OddError(7, "late")], ids=["value", "error"])
+def test_a_running_call_goes_on_to_its_end(
+    loops: LoopKind, pool: Executor, tmp_path: Path, name: str, ending: Any
 ) -> None:
-    """``asyncio.timeout`` is a cancellation: the call runs to its end, then comes TimeoutError."""
+    """A future is cancelled at once. A task waits; what the call raised becomes the context."""
+    waits = name not in KINDS or KINDS[name].waits
 
     async def main() -> None:
         gate = FileGate(tmp_path)
-        executor = AsyncExecutor(pool)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(None) as limit:
-                task = asyncio.ensure_future(_open_when_late(gate, limit))
-                await executor.run(gate.stop_here)
-        assert gate.opened.exists()
-        await task
+        call = STARTS[name](pool, gate.stop_here, ending)
+        await turns()  # a task waits now
+        await until(gate.is_reached)
+        assert call.cancel()
+        await turns(20)
+        assert call.cancelled() != waits
+        if waits:
+            call.cancel()
+            await turns(20)
+            assert not call.done(), "the second one made it stop waiting"
+        gate.open()
+        error = await error_of(call)
+        assert call.cancelled()
+        if waits and isinstance(ending, Exception):
+            assert work.OddError in chain_of(error)
+        assert (await exec_in_executor(pool, work.add, 1, 2))[0] == 3
 
-    current_task_loops.run(main)
-
-
-async def _open_when_late(gate: FileGate, limit: asyncio.Timeout) -> None:
-    await until(gate.is_reached)
-    limit.reschedule(0)
-    await until(limit.expired)
-    await turns()
-    gate.open()
+    loops.run(main)
 
 
 # Shutdown
 
 
-def test_a_shutdown_that_cancels_leaves_no_future_pending(
-    new_pool: Callable[..., Executor], tmp_path: Path
-) -> None:
-    """What is queued ends in ``concurrent.futures.CancelledError``, what runs in its result.
+@pytest.mark.parametrize("kind", POOLS)
+def test_a_shutdown_that_cancels_leaves_no_future_pending(kind: str, tmp_path: Path) -> None:
+    """Queued calls end in ``concurrent.futures.CancelledError``, a running one in its result.
 
-    It is no cancelled task: nobody has cancelled the one that waits.
+    The task that waits is not cancelled: nobody has cancelled it.
     """
 
     async def main() -> None:
-        pool = new_pool()
+        pool = POOLS[kind]()
         gates = [FileGate(tmp_path, f"running-{number}") for number in range(WORKERS)]
         running = [exec_in_executor(pool, gate.stop_here) for gate in gates]
         for gate in gates:
             await until(gate.is_reached)
         spare = [pool.submit(work.where) for _ in range(WORKERS + 1)]
         executor = AsyncExecutor(pool)
-        queued = {
-            name: asyncio.ensure_future(call(pool, work.where)) for name, call in WAYS.items()
-        }
+        queued = [asyncio.ensure_future(way(pool, work.where)) for way in WAYS.values()]
         results = executor.map(work.ignore, range(3))
         await turns()
         shutdown = asyncio.ensure_future(executor.shutdown(cancel_futures=True))
-        await asyncio.wait(queued.values(), timeout=LIMIT)
+        await asyncio.wait(queued, timeout=LIMIT)
         assert not shutdown.done(), "it waits for what runs, and the loop goes on"
         for gate in gates:
             gate.open()
-        for name, future in queued.items():
-            with pytest.raises(
-                (concurrent.futures.CancelledError, asyncio.CancelledError)
-            ) as caught:
+        for future in queued:
+            with pytest.raises(concurrent.futures.CancelledError):
                 await future
-            # Awaiting a threading future by asyncio's own means tells it like a cancelled task.
-            if name != "exec_in_executor_threading_future":
-                assert isinstance(caught.value, concurrent.futures.CancelledError), name
         with pytest.raises(concurrent.futures.CancelledError):
             await anext(results)
         assert await asyncio.gather(*running) == ["passed"] * WORKERS
         await asyncio.wait_for(shutdown, LIMIT)
         assert all(future.done() for future in spare)
-
-    asyncio.run(main())
-
-
-def test_async_with_shuts_it_down_and_waits(
-    new_pool: Callable[..., Executor], tmp_path: Path
-) -> None:
-    """For what runs, without blocking the loop."""
-
-    async def main() -> None:
-        gate = FileGate(tmp_path)
-
-        async def open_later() -> None:
-            await until(gate.is_reached)
-            await turns(20)
-            assert not future.done()
-            gate.open()
-
-        opener = asyncio.ensure_future(open_later())
-        async with AsyncExecutor(new_pool()) as executor:
-            future = exec_in_executor(executor.wrapped, gate.stop_here)
-        assert await future == "passed"
-        await opener
-        with pytest.raises(RuntimeError, match="after shutdown"):
-            await executor.run(work.where)
-
-    asyncio.run(main())
-
-
-def test_an_initializer_that_fails_is_told_to_who_waits(
-    new_pool: Callable[..., Executor], expect_loop_errors: list[Any]
-) -> None:
-    """With the executor's own error."""
-
-    async def main() -> None:
-        pool = new_pool(initializer=int, initargs=("no number",))
-        future = exec_in_executor(pool, work.where)
-        other = asyncio.ensure_future(AsyncExecutor(pool).run(work.where))
-        await asyncio.wait([future, other], timeout=LIMIT)
-        for each in (future, other):
-            assert each.done()
-            assert isinstance(each.exception(), concurrent.futures.BrokenExecutor)
-        await AsyncExecutor(pool).shutdown()
 
     asyncio.run(main())
