@@ -83,6 +83,20 @@ def executor(executor_class: type[ThreadPoolExecutor]) -> Iterator[Executor]:
         yield pool
 
 
+@pytest.fixture
+def one(executor_class: type[ThreadPoolExecutor]) -> Iterator[ThreadPoolExecutor]:
+    """A pool of one worker, ``one_0``: whatever needs a second one hangs."""
+    with executor_class(1, thread_name_prefix="one") as pool:
+        yield pool
+
+
+@pytest.fixture
+def other(executor_class: type[ThreadPoolExecutor]) -> Iterator[ThreadPoolExecutor]:
+    """Another pool of one worker, ``other_0``."""
+    with executor_class(1, thread_name_prefix="other") as pool:
+        yield pool
+
+
 class _LostErrors(logging.Handler):
     """Collects the errors that are logged while it is entered."""
 
