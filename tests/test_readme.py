@@ -22,7 +22,7 @@ BLOCK = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```[ \t]*$", re.MULTILINE | re
 LINK = re.compile(r"\[[^\]]*\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
-#: What tests/benchmarks/report.py writes: it may be missing until somebody has measured.
+#: tests/benchmarks/report.py writes it: it may be missing until somebody has measured.
 GENERATED = {ROOT / "docs" / "explanation" / "performance.svg"}
 
 

@@ -1,4 +1,4 @@
-"""What does a trip to a worker thread and back execute, and for which promise?
+"""The bytecodes of a trip to a worker thread and back, and the promise that each one is for.
 
     python tests/benchmarks/bytecodes.py                      # the contenders beside each other
     python tests/benchmarks/bytecodes.py block_pool --lines   # each line of the library
@@ -34,7 +34,7 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 from contenders import BASE, Trip, select
-from measure import Bench, in_a_row, interleave, nothing
+from measure import Bench, Library, in_a_row, interleave, nothing
 
 import threadhop
 
@@ -76,7 +76,7 @@ PROMISES = {
     ),
     "coroutines get a loop of their own": r"_thread_loop\.py|offer_thread_event_loop|Coroutine\)",
 }
-#: What the trip itself needs, told apart in the same way.
+#: The needs of the trip itself, told apart in the same way.
 WAYS = {
     "home: collected wake-ups": r"EntryQueue\.(post|_look|run_all_bounded)",
     "to a worker: `WorkerPool`, or the stock queue": r"_(workers|places|pool_view|executors)\.py",
@@ -107,23 +107,17 @@ class Count(NamedTuple):
 
 def run(bench: Bench, name: str, trips: int, watch: Callable[[bool], None]) -> None:
     """Make *trips* trips; tell *watch* when they begin, and when they have ended."""
-    entry = bench.contenders[name]
-    library = bench.library(entry.library)
     tasks = bench.crowds["at_once"]
 
-    async def main() -> None:
+    async def use(trip: Trip, library: Library) -> None:
         for variable in VARIABLES:
             variable.set(object())
-        async with entry.setup(bench.executor_of(name), nothing) as trip:
-            await crowd(trip, 16)
-            watch(True)
-            await crowd(trip, trips // tasks)
-            watch(False)
+        await library.together(partial(in_a_row, trip, 16), tasks)
+        watch(True)
+        await library.together(partial(in_a_row, trip, trips // tasks), tasks)
+        watch(False)
 
-    async def crowd(trip: Trip, each: int) -> None:
-        await library.together(partial(in_a_row, trip, each), tasks)
-
-    library.run(main())
+    bench.run(name, nothing, use)
 
 
 def count(bench: Bench, name: str) -> Count:
@@ -185,7 +179,7 @@ def usage(bench: Bench, name: str) -> tuple[float, float, float]:
 
 
 def purpose_of(place: Place) -> str:
-    """What the bytecodes of this line are for."""
+    """Return the purpose of the bytecodes of this line."""
     file = place.code.co_filename
     if file.startswith(PACKAGE):
         where = f"{Path(file).name} {place.code.co_qualname}: {place.text}"
@@ -255,7 +249,7 @@ def main() -> None:
         sys.exit(f"no such contender here: {', '.join(unknown)} {left_out or ''}")
     # Each task makes several: in its first one it sets up what the others use again.
     trips = max(options.trips // options.tasks, 10) * options.tasks
-    bench = Bench(chosen, trips=trips, tasks=options.tasks, uvloop=False)
+    bench = Bench(chosen, trips=trips, tasks=options.tasks)
     try:
         usages: dict[str, list[float]] = {}
         if not options.lines and importlib.util.find_spec("resource"):

@@ -1,4 +1,4 @@
-"""The chart: horizontal bars as SVG, built from strings. It knows no report and needs no library.
+"""The chart: horizontal bars as SVG, built from strings, without a library.
 
 One row for each contender, one panel for each scene, one bar for each series (a Python version, or
 a placement). A bar is a median, its whisker the quartiles, and the line at 1 is what all are

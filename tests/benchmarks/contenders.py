@@ -1,4 +1,4 @@
-"""Who is measured: each way to a worker thread and back, as one function.
+"""The contenders: each way to a worker thread and back, as one function.
 
 How to add one: a function under `@contender`. Its body sets up, yields the trip, tidies up. The
 trip takes no arguments, is awaited once for each trip, and calls the work in a worker thread. A
@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import threadhop
-from threadhop import exec_in_executor, threadpool
+from threadhop import WorkerPool, exec_in_executor, threadpool
 
 WORKERS = 4
 BASE = "to_thread"  # what every ratio is taken to
@@ -43,10 +42,9 @@ class Contender:
 
 CONTENDERS: dict[str, Contender] = {}
 
-# WorkerPool is looked up, not imported, so that the script also measures what was before it.
-POOLS: dict[str, Callable[[int], Executor] | None] = {
+POOLS: dict[str, Callable[[int], ThreadPoolExecutor]] = {
     "stock": ThreadPoolExecutor,
-    "worker_pool": getattr(threadhop, "WorkerPool", None),
+    "worker_pool": WorkerPool,
 }
 
 
@@ -69,9 +67,7 @@ def select(only: Sequence[str] | None = None) -> tuple[dict[str, Contender], dic
     for name, entry in CONTENDERS.items():
         if only is not None and name not in only and name != BASE:
             continue
-        if POOLS[entry.pool] is None:
-            left_out[name] = "this threadhop has no WorkerPool"
-        elif (lack := _lack_of(entry.needs)) is not None:
+        if (lack := _lack_of(entry.needs)) is not None:
             left_out[name] = lack
         else:
             chosen[name] = entry

@@ -1,4 +1,4 @@
-"""What does a trip to a worker thread and back cost, beside `asyncio.to_thread`?
+"""The cost of a trip to a worker thread and back, beside `asyncio.to_thread`.
 
     python tests/benchmarks/hop_cost.py --pin 0
 
@@ -6,17 +6,8 @@ Needs threadhop to be importable: `pip install -e .`, or PYTHONPATH=src. The oth
 it compares to are the extra `bench`: `pip install -e '.[bench]'`; it leaves out what is missing.
 A quick look: `--only block,floor --scenes sequential,at_once --rounds 5`.
 
-How to read it. Times depend on the machine and, four times over, on whether the two threads share
-a processor: so a time means nothing beside one of another run. The ratios do. Every contender runs
-in every round, in an order shuffled for each round; a ratio is taken within its round, and the
-table shows the median over the rounds with the quartiles. On a busy machine, many short rounds
-(`--rounds`, `--trips`) are better than a few long ones. Pinned (`--pin 0`), it is the cost of
-the trip itself; free, it is what users see, and noisier.
-
-How it measures. A trip calls an empty function in a worker. One after another: one task makes all
-trips. At once: they are shared out over the tasks. All have four workers, and use the same
-ThreadPoolExecutor, except where their line says otherwise. trio's trips run under trio, and are
-compared to asyncio's. The scenes:
+How to read it: docs/explanation/performance.md. On a busy machine, many short rounds (`--rounds`,
+`--trips`) are better than a few long ones. The scenes:
 
 - sequential, few, at_once, many: one task, a twentieth of `--tasks`, `--tasks`, ten times as many
 - heap: a trip beside `--objects` live lists, and a tenth of them, to one without
@@ -27,8 +18,8 @@ compared to asyncio's. The scenes:
 - parallel: two bodies that compute, at once, on a Python without a GIL
 
 The files: `contenders.py` who is measured, `measure.py` how, `scenes.py` what else than trips,
-`limits.py` what --check holds, `report.py` the tables, `chart.py` the chart. What a trip executes,
-and for which promise, is counted by `bytecodes.py`.
+`limits.py` what --check holds, `report.py` the tables, `chart.py` the chart. `bytecodes.py` counts
+what a trip executes, and for which promise.
 """
 
 from __future__ import annotations
@@ -64,11 +55,11 @@ ALL_SCENES = (*TRIPS, "heap", *SCENES)
 OPTIONS = ("rounds", "trips", "tasks", "context_vars", "objects")
 
 
-def surroundings(names: Sequence[str], *, uvloop: bool) -> dict[str, Any]:
+def surroundings(names: Sequence[str]) -> dict[str, Any]:
     """Return what the times depend on, besides the code."""
     cpus = processors()
     modules = ["threadhop", *dict.fromkeys(_top_module(name) for name in names)]
-    if uvloop or importlib.util.find_spec("uvloop"):
+    if importlib.util.find_spec("uvloop"):
         modules.append("uvloop")
     return {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -76,7 +67,6 @@ def surroundings(names: Sequence[str], *, uvloop: bool) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor_model(),
         "processors": os.cpu_count(),
-        "loop": "uvloop" if uvloop else "asyncio",
         "cpus": cpus,
         "pinned": len(cpus) == 1,
         "versions": {module: version_of(module) for module in modules if module},
@@ -141,7 +131,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--context-vars", type=at_least(0), default=5, help="set; default: %(default)s")
     add("--only", type=who, metavar="NAME,...", help="only these contenders, and to_thread")
     add("--scenes", type=scenes, metavar="NAME,...", default=list(ALL_SCENES), help="only these")
-    add("--uvloop", action="store_true", help="run on uvloop in place of asyncio's own loop")
     add("--pin", type=at_least(0), metavar="CPU", help="run on this processor only")
     add(
         "--objects",
@@ -151,15 +140,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="lists to live beside; 0 leaves this part out; default: %(default)s",
     )
     add("--json", type=Path, metavar="FILE", help="write the numbers there, too")
-    add("--svg", type=Path, metavar="FILE", help="write a chart there, too")
-    add("--markdown", type=Path, metavar="FILE", help="write the table there, too")
     add("--check", action="store_true", help="exit with 1 if a figure exceeds its limit")
     options = parser.parse_args(arguments)
 
-    if options.uvloop and importlib.util.find_spec("uvloop") is None:
-        parser.error("--uvloop: uvloop is not installed here: run `pip install uvloop`")
-    if options.svg and not {"sequential", "at_once"} <= set(options.scenes):
-        parser.error("--svg: the chart shows the scenes sequential and at_once; leave them in")
     if options.pin is not None:
         if not hasattr(os, "sched_setaffinity"):
             parser.error("--pin: this system cannot do it; leave it out")
@@ -211,10 +194,7 @@ def measure(bench: Bench, options: argparse.Namespace) -> tuple[dict[str, Any], 
         if scene not in wanted:
             continue
         tell(scene)
-        if scene == "uvloop" and options.uvloop:
-            result: dict[str, Any] | str = "the whole run is on uvloop"
-        else:
-            result = function(bench, max(1, round(rounds * part)))
+        result = function(bench, max(1, round(rounds * part)))
         if isinstance(result, str):
             left_out[f"scene {scene}"] = result
         else:
@@ -226,11 +206,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Return the whole report."""
     chosen, left_out = contenders.select(options.only)
     if hasattr(gc, "freeze"):
-        # What others have loaded must not count against a contender that looks for its coroutine
-        # among all objects. For the others it only makes full collections shorter, alike for all.
+        # A contender that looks for its coroutine among all objects must not find those that others
+        # have loaded. For the others this only makes full collections shorter, alike for all.
         gc.collect()
         gc.freeze()
-    bench = Bench(chosen, trips=options.trips, tasks=options.tasks, uvloop=options.uvloop)
+    bench = Bench(chosen, trips=options.trips, tasks=options.tasks)
     try:
         prove_all(bench, left_out)
         numbers, scenes_left_out = measure(bench, options)
@@ -238,7 +218,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         bench.close()
     names = list(bench.contenders)
     return {
-        "surroundings": surroundings(names, uvloop=options.uvloop),
+        "surroundings": surroundings(names),
         "options": {name: getattr(options, name) for name in OPTIONS},
         "workers": contenders.WORKERS,
         "crowds": bench.crowds,
@@ -260,7 +240,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(report.table(numbers))
     if options.json is not None:
         options.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-    report.write([numbers], options.svg, options.markdown)
     if options.check:
         text, passed = check(numbers)
         print("\n" + text)

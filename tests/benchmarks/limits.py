@@ -1,4 +1,4 @@
-"""What `--check` holds: the highest figure allowed for each contender and measurement."""
+"""The limits of `--check`: the highest figure for each contender and measurement."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Report = dict[str, Any]
 class Limit:
     """*pinned* is the trip's own cost, repeatable, and held to; *free* is noisy, and reported.
 
-    They are the limits of CPython with its GIL, on asyncio's own loop; elsewhere they are reported.
-    *always* marks a figure that does not depend on all this: it is held everywhere.
+    They are the limits of CPython with its GIL; elsewhere they are reported. *always* marks a
+    figure that does not depend on all this: it is held everywhere.
     """
 
     pinned: float
@@ -69,7 +69,7 @@ def figure(report: Report, name: str, what: str) -> float | None:
 def check(report: Report) -> tuple[str, bool]:
     """Compare the medians to LIMITS; return the text of it, and whether all hold that are held."""
     where = report["surroundings"]
-    at_home = where["gil"] and where["loop"] == "asyncio" and where["python"].startswith("CPython")
+    at_home = where["gil"] and where["python"].startswith("CPython")
     lines, passed = [], True
     for (name, what), limit in LIMITS.items():
         line = f"check: {name}, {what}: "

@@ -16,11 +16,11 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from contenders import BASE, POOLS, WORKERS, Contender, Trip
+from contenders import BASE, POOLS, WORKERS, Contender, Trip, Work
 
 SLOWER = 20  # a slow contender makes this many times fewer trips
 TOO_SLOW = 0.02  # seconds for a trip: whoever needs more is left out, or no run would end
@@ -78,9 +78,7 @@ class Trio:
 class Bench:
     """Measures single contenders: what it is asked for, in whatever order it is asked."""
 
-    def __init__(
-        self, contenders: Mapping[str, Contender], *, trips: int, tasks: int, uvloop: bool
-    ) -> None:
+    def __init__(self, contenders: Mapping[str, Contender], *, trips: int, tasks: int) -> None:
         self.contenders = dict(contenders)
         self.trips = trips
         self.crowds = {  # scene to the number of tasks at once
@@ -89,16 +87,13 @@ class Bench:
             "at_once": tasks,
             "many": tasks * 10,
         }
-        self._uvloop = uvloop
-        self._executors: dict[str, Executor] = {}
+        self._executors: dict[str, ThreadPoolExecutor] = {}
         self._libraries: dict[str, Library] = {}
 
-    def executor_of(self, name: str) -> Executor:
+    def executor_of(self, name: str) -> ThreadPoolExecutor:
         pool = self.contenders[name].pool
         if pool not in self._executors:
-            factory = POOLS[pool]
-            assert factory is not None, "select() leaves those out"
-            self._executors[pool] = factory(WORKERS)
+            self._executors[pool] = POOLS[pool](WORKERS)
         return self._executors[pool]
 
     def library(self, name: str) -> Library:
@@ -108,49 +103,59 @@ class Bench:
                 self._libraries[name] = Trio()
             else:
                 executor = self.executor_of(BASE)
-                assert isinstance(executor, ThreadPoolExecutor)
-                uvloop = self._uvloop or name == "uvloop"
-                self._libraries[name] = Asyncio(executor, uvloop=uvloop)
+                self._libraries[name] = Asyncio(executor, uvloop=name == "uvloop")
         return self._libraries[name]
+
+    def run(
+        self,
+        name: str,
+        work: Work,
+        use: Callable[[Trip, Library], Coroutine[Any, Any, T]],
+        on: str | None = None,
+    ) -> T:
+        """Set the contender up for *work*, and return what *use* makes of its trip."""
+        entry = self.contenders[name]
+        library = self.library(on or entry.library)
+        executor = self.executor_of(name)
+
+        async def main() -> T:
+            async with entry.setup(executor, work) as trip:
+                return await use(trip, library)
+
+        return library.run(main())
 
     def measure(self, name: str, scene: str, on: str | None = None) -> float:
         """Return the microseconds a trip took."""
-        entry = self.contenders[name]
-        library = self.library(on or entry.library)
         tasks = self.crowds[scene]
-        trips_each = max(1, self.trips // (SLOWER if entry.slow else 1) // tasks)
-        executor = self.executor_of(name)
+        slower = SLOWER if self.contenders[name].slow else 1
+        trips_each = max(1, self.trips // slower // tasks)
 
-        async def main() -> float:
-            async with entry.setup(executor, nothing) as trip:
-                # Never less than this: now all workers exist, also those of a pool of its own.
-                await library.together(partial(in_a_row, trip, 1), max(tasks, 4 * WORKERS))
-                gc.collect()
-                start = time.perf_counter()
-                await library.together(partial(in_a_row, trip, trips_each), tasks)
-                return (time.perf_counter() - start) / (trips_each * tasks) * 1e6
+        async def use(trip: Trip, library: Library) -> float:
+            # Never less than this: now all workers exist, also those of a pool of its own.
+            await library.together(partial(in_a_row, trip, 1), max(tasks, 4 * WORKERS))
+            gc.collect()
+            start = time.perf_counter()
+            await library.together(partial(in_a_row, trip, trips_each), tasks)
+            return (time.perf_counter() - start) / (trips_each * tasks) * 1e6
 
-        return library.run(main())
+        return self.run(name, nothing, use, on)
 
     def prove(self, name: str, on: str | None = None) -> float:
         """Raise unless the contender's trip calls the work once, in another thread.
 
         Return the seconds that a second trip took.
         """
-        entry = self.contenders[name]
         threads: list[int] = []
-        executor = self.executor_of(name)
 
-        async def main() -> float:
-            async with entry.setup(executor, partial(note_thread, threads)) as trip:
-                await trip()
-                if len(threads) != 1 or threading.get_ident() in threads:
-                    raise RuntimeError(f"{name} makes no trip: the work ran in {threads}")
-                start = time.perf_counter()
-                await trip()
-                return time.perf_counter() - start
+        async def use(trip: Trip, library: Library) -> float:
+            await trip()
+            if len(threads) != 1 or threading.get_ident() in threads:
+                raise RuntimeError(f"{name} makes no trip: the work ran in {threads}")
+            start = time.perf_counter()
+            await trip()
+            return time.perf_counter() - start
 
-        return self.library(on or entry.library).run(main())
+        return self.run(name, lambda: threads.append(threading.get_ident()), use, on)
 
     def close(self) -> None:
         for library in self._libraries.values():
@@ -161,10 +166,6 @@ class Bench:
 
 def nothing() -> None:
     """The work of a trip whose cost is measured."""
-
-
-def note_thread(threads: list[int]) -> None:
-    threads.append(threading.get_ident())
 
 
 async def in_a_row(trip: Trip, count: int) -> None:

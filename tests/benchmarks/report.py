@@ -1,13 +1,13 @@
-"""Tables and the chart, from what the benchmark wrote. To fill the page of the docs, one command:
+"""The tables and the chart of the page of the docs, from what the benchmark wrote:
 
     python tests/benchmarks/report.py 3.11.json 3.14.json \
         --svg docs/explanation/performance.svg --markdown docs/explanation/performance.md
 
 Each file is a run of `hop_cost.py --json FILE`: one for each Python, or placement, to be shown. In
-a page that is there, only what stands between `<!-- table begin -->` and `<!-- table end -->` is
-replaced, and, with --svg, what stands between `<!-- chart begin -->` and `<!-- chart end -->`.
+the page only what stands between `<!-- table begin -->` and `<!-- table end -->` is replaced, and
+what stands between `<!-- chart begin -->` and `<!-- chart end -->`.
 
-It shows ratios, and tells the machine and the versions. It needs nothing but the files.
+The tables show ratios, and tell the machine and the versions.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from chart import Row, Series, chart
+from limits import Report
 
 TITLE = "A trip to a worker thread and back, as a ratio to asyncio.to_thread"
 COLUMN = 33
 
-#: A report as it stands in the JSON file.
-Report = dict[str, Any]
 Section = tuple[str, dict[str, str]]  # its title; the figure of each contender
 
 
@@ -87,7 +86,7 @@ def place(report: Report) -> str:
 
 def kind_of_python(report: Report) -> str:
     where = report["surroundings"]
-    return f"{where['python']}, GIL {'on' if where['gil'] else 'off'}, {where['loop']}"
+    return f"{where['python']}, GIL {'on' if where['gil'] else 'off'}, asyncio"
 
 
 def machine(report: Report) -> str:
@@ -180,18 +179,12 @@ def _code(title: dict[str, str]) -> str:
     return f"**`{code}`**" if title["kind"] == "ours" else f"`{code}`"
 
 
-def write_markdown(reports: Sequence[Report], file: Path, svg: Path | None) -> None:
-    """Write the tables, and the link to the chart; into their places in a page that is there."""
-    parts = {"table": markdown(reports)}
-    if svg is not None:
-        address = Path(os.path.relpath(svg, file.parent)).as_posix()
-        parts["chart"] = f"![{TITLE}: the numbers are in the tables]({address})"
-    if file.exists():
-        page = file.read_text(encoding="utf-8")
-        for name, text in parts.items():
-            page = _replace(page, name, text, file)
-    else:
-        page = "\n\n".join(reversed(parts.values())) + "\n"
+def fill(file: Path, reports: Sequence[Report], svg: Path) -> None:
+    """Write the tables, and the link to the chart, into their places in the page."""
+    address = Path(os.path.relpath(svg, file.parent)).as_posix()
+    page = file.read_text(encoding="utf-8")
+    page = _replace(page, "table", markdown(reports), file)
+    page = _replace(page, "chart", f"![{TITLE}: the numbers are in the tables]({address})", file)
     file.write_text(page, encoding="utf-8")
 
 
@@ -238,35 +231,23 @@ def svg_of(reports: Sequence[Report]) -> str:
 
 def _short(where: dict[str, Any]) -> str:
     """Return the place in a few words, for the chart: what is as usual is left out."""
-    words = [where["python"], "" if where["gil"] else "GIL off", where["loop"]]
-    words.append("pinned" if where["pinned"] else "free")
-    return ", ".join(word for word in words if word not in ("", "asyncio"))
+    gil, place = "" if where["gil"] else "GIL off, ", "pinned" if where["pinned"] else "free"
+    return f"{where['python']}, {gil}{place}"
 
 
-def write(reports: Sequence[Report], svg: Path | None, page: Path | None) -> None:
-    if svg is not None:
-        if any(
-            not {"sequential", "at_once"} <= headings(report, report["contenders"]).keys()
-            for report in reports
-        ):
-            sys.exit("the chart shows the scenes sequential and at_once: measure both")
-        svg.write_text(svg_of(reports), encoding="utf-8")
-    if page is not None:
-        write_markdown(reports, page, svg)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description="Tables and a chart from files of hop_cost.py.")
     parser.add_argument("files", type=Path, nargs="+", metavar="JSON")
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="write the chart there")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--svg", type=Path, metavar="FILE", required=True, help="the chart")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", required=True, help="the page")
+    options = parser.parse_args()
     reports = [json.loads(file.read_text(encoding="utf-8")) for file in options.files]
-    write(reports, options.svg, options.markdown)
-    if options.svg is None and options.markdown is None:
-        print("\n\n".join(table(report) for report in reports))
-    return 0
+    for report in reports:
+        if not {"sequential", "at_once"} <= headings(report, report["contenders"]).keys():
+            sys.exit("the chart shows the scenes sequential and at_once: measure both")
+    fill(options.markdown, reports, options.svg)
+    options.svg.write_text(svg_of(reports), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

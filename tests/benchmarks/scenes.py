@@ -1,4 +1,4 @@
-"""What is measured beside single trips: heap, timers, memory, `eventloop()`, uvloop, processors."""
+"""The scenes beside single trips: heap, timers, memory, `eventloop()`, uvloop, processors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ from functools import partial
 from typing import Any
 
 from contenders import BASE, Trip
-from measure import Bench, in_a_row, interleave, measure_trips, nothing, ratio, summary
+from measure import (
+    Bench,
+    Library,
+    in_a_row,
+    interleave,
+    measure_trips,
+    nothing,
+    ratio,
+    summary,
+)
 
 from threadhop import eventloop, threadpool
 
@@ -93,16 +102,12 @@ def measure_timer(bench: Bench, rounds: int) -> Numbers | str:
     trips_each = max(1, bench.trips * 10 // tasks)
 
     def lateness(name: str) -> tuple[float, float]:
-        entry = bench.contenders[name]
-        executor = bench.executor_of(name)
+        async def use(trip: Trip, library: Library) -> tuple[float, float]:
+            gc.collect()
+            late = await _lateness(trip, tasks, trips_each)
+            return statistics.median(late), max(late)
 
-        async def main() -> tuple[float, float]:
-            async with entry.setup(executor, nothing) as trip:
-                gc.collect()
-                late = await _lateness(trip, tasks, trips_each)
-                return statistics.median(late), max(late)
-
-        return bench.library(entry.library).run(main())
+        return bench.run(name, nothing, use)
 
     names = present(bench, BASE, *OURS, "floor")
     results = interleave({name: partial(lateness, name) for name in names}, rounds)
@@ -156,19 +161,16 @@ def measure_memory(bench: Bench, rounds: int) -> Numbers | str:
         await asyncio.get_running_loop().create_future()
 
     def bytes_of(name: str) -> float:
-        entry = bench.contenders[name]
-        executor = bench.executor_of(name)
         gate = threading.Event()
 
-        async def main() -> float:
-            # The first ones hold all workers, so that the others wait.
-            async with entry.setup(executor, gate.wait) as trip:
-                try:
-                    return await _bytes_of_each(partial(_task_of, trip), tasks, gate.set)
-                finally:
-                    gate.set()
+        async def use(trip: Trip, library: Library) -> float:
+            try:
+                return await _bytes_of_each(partial(_task_of, trip), tasks, gate.set)
+            finally:
+                gate.set()
 
-        return bench.library(entry.library).run(main())
+        # The first ones hold all workers, so that the others wait.
+        return bench.run(name, gate.wait, use)
 
     def bytes_of_plain() -> float:
         return bench.library("asyncio").run(_bytes_of_each(plain, tasks, None))
@@ -290,22 +292,17 @@ def measure_parallel(bench: Bench, rounds: int) -> Numbers | str:
     steps = bench.trips * 1000
 
     def both(name: str, tasks: int) -> float:
-        entry = bench.contenders[name]
-        executor = bench.executor_of(name)
-        library = bench.library(entry.library)
+        async def use(trip: Trip, library: Library) -> float:
+            start = time.perf_counter()
+            await library.together(partial(in_a_row, trip, 2 // tasks), tasks)
+            return time.perf_counter() - start
 
-        async def main() -> float:
-            async with entry.setup(executor, partial(_compute, steps)) as trip:
-                start = time.perf_counter()
-                await library.together(partial(in_a_row, trip, 2 // tasks), tasks)
-                return time.perf_counter() - start
-
-        return library.run(main())
+        return bench.run(name, partial(_compute, steps), use)
 
     names = present(bench, BASE, *OURS)
     jobs = {(name, tasks): partial(both, name, tasks) for name in names for tasks in (1, 2)}
     times = interleave({f"{name} {tasks}": job for (name, tasks), job in jobs.items()}, rounds)
-    return {name: summary(_speedups(times[f"{name} 1"], times[f"{name} 2"])) for name in names}
+    return {name: ratio(times[f"{name} 1"], times[f"{name} 2"]) for name in names}
 
 
 def _compute(steps: int) -> int:
@@ -313,10 +310,6 @@ def _compute(steps: int) -> int:
     for _ in range(steps):
         value = (value * 5 + 1) % 251  # small numbers: it measures processors, not the allocator
     return value
-
-
-def _speedups(alone: Sequence[float], together: Sequence[float]) -> list[float]:
-    return [one / other for one, other in zip(alone, together, strict=True)]
 
 
 def processors() -> list[int]:

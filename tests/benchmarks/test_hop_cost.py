@@ -6,136 +6,113 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.benchmarks import run_program
 
-import threadhop
-
-HERE = Path(__file__).parent
 TINY = ("--rounds", "2", "--trips", "20", "--tasks", "5", "--objects", "1000")
 TRIPS = {"sequential": 1, "few": 1, "at_once": 5, "many": 50}  # scene to tasks
-CONTENDERS = {"to_thread", "run_in_executor", "block", "call", "floor"}
-if hasattr(threadhop, "WorkerPool"):
-    CONTENDERS |= {"block_pool", "call_pool"}
+OURS = {"block", "block_pool", "call", "call_pool"}
 QUICK = ("--only", "block,floor", "--scenes", "sequential,heap")
 
 
 def run(*arguments: str, before: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the script on the threadhop under test; *before* is code between its import and main."""
-    places = [str(HERE), str(Path(threadhop.__file__).parents[1])]
-    code = f"import sys, contenders, hop_cost, limits\n{before}\nsys.exit(hop_cost.main())"
-    script = [str(HERE / "hop_cost.py")] if before is None else ["-c", code]
-    return subprocess.run(
-        [sys.executable, "-B", "-W", "error", *script, *TINY, *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=15,
-        check=False,
-    )
+    return run_program("hop_cost", *TINY, *arguments, before=before)
 
 
-def numbers_in(file: Path) -> dict[str, Any]:
-    numbers: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return numbers
-
-
-def installed(*modules: str) -> bool:
-    return all(importlib.util.find_spec(module) for module in modules)
+def numbers_of(folder: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+    """Return the JSON that a run writes, and what it prints."""
+    file = folder / "numbers.json"
+    child = run(*arguments, "--json", str(file))
+    assert (child.returncode, child.stderr) == (0, "")
+    return json.loads(file.read_text(encoding="utf-8")), child.stdout
 
 
 def test_the_table_and_the_json_hold_every_contender(tmp_path: Path) -> None:
     """Each contender has a line, a time above zero and a ratio; to_thread's own ratio is 1."""
-    child = run("--json", str(tmp_path / "numbers.json"))
+    numbers, printed = numbers_of(tmp_path, "--scenes", ",".join([*TRIPS, "heap"]))
 
-    assert (child.returncode, child.stderr) == (0, "")
-    numbers = numbers_in(tmp_path / "numbers.json")
-    assert set(numbers["contenders"]) >= CONTENDERS
+    assert set(numbers["contenders"]) >= OURS | {"to_thread", "run_in_executor", "floor"}
     assert set(numbers["heap"]) == {"100", "1000"}
     for names in numbers["heap"].values():
         assert set(names) >= {"block", "to_thread"}
         assert all(ratio["low"] > 0 for ratio in names.values())
     assert numbers["crowds"] == TRIPS
-    assert numbers["options"] == {
-        "rounds": 2,
-        "trips": 20,
-        "tasks": 5,
-        "context_vars": 5,
-        "objects": 1000,
-    }
+    options = {"rounds": 2, "trips": 20, "tasks": 5, "context_vars": 5, "objects": 1000}
+    assert numbers["options"] == options
     for name, scenes in numbers["contenders"].items():
         # The one with a cost that grows with the crowd is spared the largest.
-        for scene in set(TRIPS) - ({"many"} if name == "asyncio_extras" else set()):
-            assert scenes[scene]["us"]["low"] > 0
-            ratio = scenes[scene]["ratio"]
+        assert set(scenes) == set(TRIPS) - ({"many"} if name == "asyncio_extras" else set())
+        for measured in scenes.values():
+            assert measured["us"]["low"] > 0
+            ratio = measured["ratio"]
             assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
-            assert f"{ratio['median']:.2f} ({ratio['low']:.2f}.." in child.stdout
-            assert scenes[scene]["to_floor"]["low"] > 0
-    for scene in TRIPS:
-        base = numbers["contenders"]["to_thread"][scene]["ratio"]
-        assert base == {"median": 1, "low": 1, "high": 1}
-    for code in ("asyncio.to_thread(", "run_in_executor(", "threadpool(executor)", "floor: "):
-        assert code in child.stdout
-    assert "exec_in_executor(executor, work)" in child.stdout
-    assert "5 at once" in child.stdout
-    assert "50 at once" in child.stdout
-    assert "Beside 1,000 live lists" in child.stdout
+            assert f"{ratio['median']:.2f} ({ratio['low']:.2f}.." in printed
+            assert measured["to_floor"]["low"] > 0
+    for base in numbers["contenders"]["to_thread"].values():
+        assert base["ratio"] == {"median": 1, "low": 1, "high": 1}
     where = numbers["surroundings"]
     for told in (
+        "asyncio.to_thread(",
+        "run_in_executor(",
+        "threadpool(executor)",
+        "exec_in_executor(executor, work)",
+        "floor: ",
+        "one after another",
+        "5 at once",
+        "50 at once",
+        "Beside 1,000 live lists",
         where["python"],
         where["processor"],
         f"threadhop {where['versions']['threadhop']}",
     ):
-        assert told in child.stdout
+        assert told in printed
 
 
 def test_the_other_scenes_are_measured_or_the_reason_is_told(tmp_path: Path) -> None:
     """Timers, memory, eventloop(), uvloop, parallel bodies: numbers above zero, or a line."""
     scenes = ("timer", "memory", "eventloop", "uvloop", "parallel")
-    child = run("--scenes", ",".join(scenes), "--json", str(tmp_path / "numbers.json"))
+    numbers, printed = numbers_of(tmp_path, "--scenes", ",".join(scenes))
 
-    assert (child.returncode, child.stderr) == (0, "")
-    numbers = numbers_in(tmp_path / "numbers.json")
+    where = numbers["surroundings"]
+    can_be_measured = {
+        "timer": True,
+        "memory": importlib.util.find_spec("_tracemalloc") is not None,
+        "eventloop": True,
+        "uvloop": importlib.util.find_spec("uvloop") is not None,
+        "parallel": not where["gil"] and len(where["cpus"]) > 1,
+    }
     for scene in scenes:
-        # Each has either numbers or its line.
-        assert bool(numbers[scene]) is (f"left out: scene {scene}: " not in child.stdout)
-    ours = CONTENDERS - {"run_in_executor", "floor", "to_thread"}
+        assert bool(numbers[scene]) is can_be_measured[scene]
+        assert (f"left out: scene {scene}: " in printed) is not can_be_measured[scene]
     timer = numbers["timer"]["contenders"]
-    assert set(timer) == {*ours, "floor", "to_thread"}
+    assert set(timer) == OURS | {"floor", "to_thread"}
     for figures in timer.values():
         assert 0 < figures["median"]["ms"]["low"] <= figures["worst"]["ms"]["high"]
         assert figures["worst"]["ratio"]["low"] > 0
-    assert set(numbers["eventloop"]) == {name for name in ours if name.startswith("block")}
+    assert set(numbers["eventloop"]) == {"block", "block_pool"}
     assert all(figures["ratio"]["low"] > 0 for figures in numbers["eventloop"].values())
-
-    assert bool(numbers["memory"]) is installed("_tracemalloc")
     if numbers["memory"]:
         memory = numbers["memory"]["contenders"]
-        assert set(memory) == {*ours, "to_thread", "future"}
+        assert set(memory) == OURS | {"to_thread", "future"}
         assert memory["future"]["more"] == 0
-        assert all(memory[name]["bytes"] > memory["future"]["bytes"] > 0 for name in ours)
-    assert bool(numbers["uvloop"]) is installed("uvloop")
+        assert all(memory[name]["bytes"] > memory["future"]["bytes"] > 0 for name in OURS)
     if numbers["uvloop"]:
         assert set(numbers["uvloop"]) == set(timer)
         assert all(f["at_once"]["ratio"]["low"] > 0 for f in numbers["uvloop"].values())
-    where = numbers["surroundings"]
-    assert bool(numbers["parallel"]) is (not where["gil"] and len(where["cpus"]) > 1)
     assert all(speedup["low"] > 0 for speedup in numbers["parallel"].values())
 
 
 def test_only_what_was_asked_for_is_measured(tmp_path: Path) -> None:
     """--only and --scenes: nothing else is run, except to_thread, which ratios are taken to."""
-    child = run("--only", "floor", "--scenes", "at_once", "--json", str(tmp_path / "numbers.json"))
+    numbers, printed = numbers_of(tmp_path, "--only", "floor", "--scenes", "at_once")
 
-    assert (child.returncode, child.stderr) == (0, "")
-    numbers = numbers_in(tmp_path / "numbers.json")
     assert set(numbers["contenders"]) == {"to_thread", "floor"}
     assert all(set(scenes) == {"at_once"} for scenes in numbers["contenders"].values())
     assert not any(numbers[scene] for scene in ("heap", "timer", "memory", "eventloop", "uvloop"))
-    assert "left out" not in child.stdout
+    assert "left out" not in printed
 
 
 @pytest.mark.parametrize("option", ["--only", "--scenes"])
@@ -148,110 +125,74 @@ def test_a_name_that_does_not_exist_is_refused_with_those_that_do(option: str) -
     assert ("run_in_executor" if option == "--only" else "heap") in child.stderr
 
 
-def test_what_is_not_installed_is_left_out_and_told() -> None:
-    """Its line says which module is missing; the others are measured."""
-    child = run(
-        "--only",
-        "anyio,asgiref,floor",
-        "--scenes",
-        "sequential",
-        before="sys.modules |= {'anyio': None, 'asgiref': None}",
-    )
+#: Puts a module in the place of a library, whose trip is what the code after it says.
+EMPTY = "import sys, types, threadhop\nlibrary = sys.modules[{0!r}] = types.ModuleType({0!r})\n"
+NO_TRIP = "lambda executor: hop_cost.contenders.asyncio.Lock()"
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "reason"),
+    [
+        ("anyio", "sys.modules['anyio'] = None", "no module 'anyio'"),
+        ("aiomisc", EMPTY.format("aiomisc"), "does not work here: AttributeError"),
+        (
+            "asyncio_extras",
+            EMPTY.format("asyncio_extras")
+            + "library.threadpool = threadhop.threadpool\nhop_cost.TOO_SLOW = 0",
+            "a trip takes ",
+        ),
+    ],
+    ids=["not installed", "does not work", "takes for ever"],
+)
+def test_a_library_that_is_no_good_here_is_left_out_and_told(
+    name: str, before: str, reason: str
+) -> None:
+    """A line tells the reason; the others are measured."""
+    child = run("--only", f"{name},floor", "--scenes", "sequential", before=before)
 
     assert (child.returncode, child.stderr) == (0, "")
-    assert "left out: anyio: no module 'anyio'" in child.stdout
-    assert "left out: asgiref: no module 'asgiref'" in child.stdout
+    assert f"left out: {name}: {reason}" in child.stdout
     assert "floor: bare queue" in child.stdout
 
 
-def test_a_library_that_does_not_work_here_is_left_out_and_told() -> None:
-    """It is installed, but its trip fails on this Python: a line with the error, not a crash."""
-    child = run(
-        "--only",
-        "aiomisc",
-        "--scenes",
-        "sequential",
-        before="import types; sys.modules['aiomisc'] = types.ModuleType('aiomisc')",
-    )
+@pytest.mark.parametrize(
+    ("name", "before"),
+    [
+        ("block", f"hop_cost.contenders.threadpool = {NO_TRIP}"),
+        ("asyncio_extras", EMPTY.format("asyncio_extras") + f"library.threadpool = {NO_TRIP}"),
+    ],
+    ids=["ours", "another library"],
+)
+def test_a_contender_that_makes_no_trip_is_refused(name: str, before: str) -> None:
+    """Work that runs on the loop's own thread would look fast: it is an error, not a line."""
+    child = run("--only", name, before=before)
 
-    assert (child.returncode, child.stderr) == (0, "")
-    assert "left out: aiomisc: does not work here: AttributeError" in child.stdout
-
-
-def test_a_library_whose_trip_takes_for_ever_is_left_out_and_told() -> None:
-    """One that searches all objects takes tens of milliseconds on PyPy: no run would end."""
-    child = run(
-        "--only",
-        "asyncio_extras",
-        "--scenes",
-        "sequential",
-        before=(
-            "import types, threadhop\n"
-            "sys.modules['asyncio_extras'] = types.ModuleType('asyncio_extras')\n"
-            "sys.modules['asyncio_extras'].threadpool = threadhop.threadpool\n"
-            "hop_cost.TOO_SLOW = 0"
-        ),
-    )
-
-    assert (child.returncode, child.stderr) == (0, "")
-    assert "left out: asyncio_extras: a trip takes " in child.stdout
+    assert child.returncode == 1
+    assert f"RuntimeError: {name} makes no trip" in child.stderr
+    assert child.stdout == ""
 
 
-def test_the_check_passes_within_the_limits() -> None:
-    """Figures below their limits: exit status 0, and each limit is named as holding."""
-    scenes = ("sequential", "at_once", "eventloop", "heap")
-    child = run("--check", "--only", "block", "--scenes", ",".join(scenes), before=_limits())
-
-    assert (child.returncode, child.stderr) == (0, "")
-    assert "EXCEEDED" not in child.stdout
-    for what in scenes:
-        line = next(x for x in child.stdout.splitlines() if x.startswith(f"check: block, {what}:"))
-        assert line.endswith(": holds")
-
-
-def test_the_check_fails_beyond_a_limit() -> None:
-    """One figure above its limit is enough for exit status 1; the others still hold."""
+@pytest.mark.parametrize(
+    ("highest", "status", "verdict"), [(1e9, 0, "holds"), (0.0, 1, "EXCEEDED")]
+)
+def test_the_check_fails_if_one_figure_is_above_its_limit(
+    highest: float, status: int, verdict: str
+) -> None:
+    """The others still hold, and each limit is named."""
     child = run(
         "--check",
         *QUICK,
-        before=_limits("limits.LIMITS['block', 'heap'] = Limit(0.0, always=True)"),
+        before="import limits\n"
+        "limits.LIMITS = dict.fromkeys(limits.LIMITS, limits.Limit(1e9, always=True))\n"
+        f"limits.LIMITS['block', 'heap'] = limits.Limit({highest}, always=True)",
     )
 
-    assert (child.returncode, child.stderr) == (1, "")
-    assert child.stdout.count("holds") == 1
-    assert child.stdout.count("EXCEEDED") == 1
-
-
-def _limits(more: str = "") -> str:
-    """Return code that makes all limits as high as can be, and held everywhere; then *more*."""
-    high = "limits.LIMITS = dict.fromkeys(limits.LIMITS, Limit(1e9, always=True))"
-    return f"from limits import Limit\n{high}\n{more}"
-
-
-def test_a_contender_that_makes_no_trip_is_refused() -> None:
-    """Work that runs on the loop's own thread would look fast: it is an error, not a line."""
-    child = run(before="contenders.threadpool = lambda executor: contenders.asyncio.Lock()")
-
-    assert child.returncode == 1
-    assert "RuntimeError: block makes no trip" in child.stderr
-    assert child.stdout == ""
-
-
-def test_a_library_that_makes_no_trip_is_refused() -> None:
-    """Also one that is not ours: it is not left out as if it did not work."""
-    child = run(
-        "--only",
-        "asyncio_extras",
-        before=(
-            "import types\n"
-            "sys.modules['asyncio_extras'] = types.ModuleType('asyncio_extras')\n"
-            "sys.modules['asyncio_extras'].threadpool = lambda executor: contenders.asyncio.Lock()"
-        ),
-    )
-
-    assert child.returncode == 1
-    assert "RuntimeError: asyncio_extras makes no trip" in child.stderr
-    assert child.stdout == ""
+    assert (child.returncode, child.stderr) == (status, "")
+    lines = [line for line in child.stdout.splitlines() if line.startswith("check: block, ")]
+    verdicts = {line.split(":")[1]: line.split(": ")[-1] for line in lines}
+    assert verdicts[" block, sequential"] == "holds"
+    assert verdicts[" block, heap"] == verdict
+    assert "EXCEEDED" not in set(verdicts.values()) - {verdict}
 
 
 def test_pinning_is_done_and_told_or_refused(tmp_path: Path) -> None:
@@ -262,28 +203,8 @@ def test_pinning_is_done_and_told_or_refused(tmp_path: Path) -> None:
         assert "this system cannot do it" in child.stderr
         return
     processor = max(os.sched_getaffinity(0))
-    numbers_file = tmp_path / "numbers.json"
-    child = run("--pin", str(processor), *QUICK, "--json", str(numbers_file))
+    numbers, printed = numbers_of(tmp_path, "--pin", str(processor), *QUICK)
 
-    assert (child.returncode, child.stderr) == (0, "")
-    assert f"pinned to processor {processor}" in child.stdout
-    surroundings = numbers_in(numbers_file)["surroundings"]
-    assert surroundings["cpus"] == [processor]
-    assert surroundings["pinned"] is True
-
-
-def test_uvloop_is_used_or_its_lack_is_told(tmp_path: Path) -> None:
-    """--uvloop measures on uvloop; without it installed, the error names the command to type."""
-    child = run(
-        "--uvloop", "--scenes", "sequential,uvloop", "--json", str(tmp_path / "numbers.json")
-    )
-
-    if not installed("uvloop"):
-        assert child.returncode == 2
-        assert "pip install uvloop" in child.stderr
-    else:
-        assert child.returncode == 0, child.stderr
-        numbers = numbers_in(tmp_path / "numbers.json")
-        assert numbers["surroundings"]["loop"] == "uvloop"
-        assert set(numbers["contenders"]) >= CONTENDERS
-        assert "left out: scene uvloop: the whole run is on uvloop" in child.stdout
+    assert f"pinned to processor {processor}" in printed
+    assert numbers["surroundings"]["cpus"] == [processor]
+    assert numbers["surroundings"]["pinned"] is True

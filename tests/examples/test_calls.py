@@ -16,7 +16,7 @@ import asyncio, runpy, threadhop
 runpy.run_path({example!r}, run_name="__main__")
 """
 
-#: What is wrong, and the line that has to say so.
+#: A fault, and the line that has to tell of it.
 SPOILS = {
     "the function runs on the loop thread": (
         """

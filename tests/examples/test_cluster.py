@@ -47,7 +47,7 @@ def test_every_call_is_made_on_the_cluster(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(130)
 def test_it_fails_when_a_call_stays_in_this_process(tmp_path: Path) -> None:
-    """It compares the process ids."""
+    """The program compares the process ids."""
     pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
     child = run_in_child(
         RUN.format(

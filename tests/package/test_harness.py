@@ -216,7 +216,8 @@ def test_task_of_another_file():
         import sys, pytest
         sys.exit(pytest.main([
             "-c", {str(TESTS.parent / "pyproject.toml")!r}, "-p", "conftest",
-            "-p", "no:cacheprovider", "-rfE", "-q", "--tb=line",
+            # In their order, also where a plugin shuffles the tests.
+            "-p", "no:cacheprovider", "-p", "no:randomly", "-rfE", "-q", "--tb=line",
             {str(careless)!r}, {str(careless_too)!r},
         ]))
         """,

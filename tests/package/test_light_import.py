@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from helpers.child import run_in_child
 
-#: What an asyncio program with threads has loaded anyway.
+#: An asyncio program with threads has loaded these anyway.
 BASELINE = "import asyncio, concurrent.futures.thread, typing"
 
 #: Small modules of the standard library, which may come in addition.
@@ -12,7 +12,7 @@ SMALL = {"__future__", "copy", "gc"}
 
 
 def test_the_import_asks_for_no_optional_library() -> None:
-    """It does not even try: an attempt costs time where the library is installed."""
+    """An attempt alone costs time where the library is installed."""
     child = run_in_child(
         """
         import sys

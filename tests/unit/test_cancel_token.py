@@ -1,0 +1,120 @@
+"""The token tells a cancellation to all who listen, whoever of the two is first."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from helpers.steps import LIMIT, HeldExecutor, until
+
+import threadhop._strand
+from threadhop import threadpool
+from threadhop._cancel_token import CancelToken
+
+
+class LyingToken(CancelToken):
+    """Calls back once after somebody has looked for a cancellation, and has seen none."""
+
+    after_look: Callable[[], object] | None = None
+    _why: Any = None
+
+    @property
+    def why(self) -> Any:  # type: ignore[override]
+        seen = self._why
+        hook, self.after_look = self.after_look, None
+        if hook is not None:
+            hook()
+        return seen
+
+    @why.setter
+    def why(self, why: Any) -> None:
+        self._why = why
+
+
+def test_a_listener_that_comes_after_the_cancellation_is_told_at_once() -> None:
+    token = CancelToken()
+    told: list[Any] = []
+    token.request(("stop",))
+    token.register(told.append)
+    assert told == [("stop",)]
+
+
+def test_a_cancellation_just_after_the_look_of_a_listener_finds_it() -> None:
+    """1 the listener notes itself and looks, 2 cancel."""
+    token = LyingToken()
+    told: list[Any] = []
+    token.after_look = lambda: token.request(("stop",))
+    token.register(told.append)
+    assert told == [("stop",)]
+
+
+def test_a_listener_that_was_taken_out_is_not_told_and_the_others_are() -> None:
+    token = CancelToken()
+    told: list[Any] = []
+    other: list[Any] = []
+    token.register(told.append)
+    token.register(other.append)
+    token.unregister(told.append)
+    token.request(("stop",))
+    assert (told, other) == ([], [("stop",)])
+
+
+def test_the_cancellation_is_there_when_a_listener_is_told() -> None:
+    """Whoever is told may look for it at once, perhaps in another thread."""
+    token = CancelToken()
+    seen: list[Any] = []
+    token.register(lambda _: seen.append(token.why))
+    token.request(("stop",))
+    assert seen == [("stop",)]
+
+
+class LateToken(CancelToken):
+    """Calls back before a job is noted."""
+
+    before_note: Callable[[], object] = staticmethod(lambda: None)
+    _job: Any = None
+
+    @property
+    def queued_job(self) -> Any:  # type: ignore[override]
+        return self._job
+
+    @queued_job.setter
+    def queued_job(self, job: Any) -> None:
+        if job is not None and isinstance(job.executor, HeldExecutor):
+            type(self).before_note()
+        self._job = job
+
+
+def test_a_cancellation_just_before_the_job_is_noted_takes_it_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1 a worker asks for another worker, 2 cancel, 3 the job is noted, 4 and submitted."""
+    monkeypatch.setattr(threadhop._strand, "CancelToken", LateToken)
+
+    async def block(outer: ThreadPoolExecutor) -> None:
+        async with threadpool(outer), threadpool(HeldExecutor()):
+            raise AssertionError("nobody runs the job")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        cancelled = threading.Event()
+
+        def cancel() -> None:
+            task.cancel("stop")
+            cancelled.set()
+
+        def before_note() -> None:
+            loop.call_soon_threadsafe(cancel)
+            assert cancelled.wait(LIMIT)
+
+        monkeypatch.setattr(LateToken, "before_note", staticmethod(before_note))
+        with ThreadPoolExecutor(1) as outer:
+            task = loop.create_task(block(outer))
+            await until(task.done)
+            assert task.cancelled()
+
+    asyncio.run(main())
