@@ -9,7 +9,7 @@ import os
 import selectors
 import threading
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pytest
@@ -42,13 +42,14 @@ def in_thread(func: Callable[[], T]) -> T:
 # --- one loop for each thread
 
 
-def test_it_is_the_same_loop_in_every_call() -> None:
+def test_it_is_the_same_loop_in_every_call_and_get_event_loop_finds_it() -> None:
     def work() -> None:
         loop = ensure_thread_event_loop()
         assert isinstance(loop, asyncio.AbstractEventLoop)
-        assert ensure_thread_event_loop() is loop
-        assert loop.run_until_complete(twice(2)) == 4
-        assert ensure_thread_event_loop() is loop
+        for _ in range(2):
+            assert ensure_thread_event_loop() is loop
+            assert asyncio.get_event_loop() is loop
+            assert loop.run_until_complete(twice(2)) == 4
 
     in_thread(work)
 
@@ -63,32 +64,6 @@ def test_each_thread_has_its_own() -> None:
     with ThreadPoolExecutor(2) as pool:
         one, other = [future.result(LIMIT) for future in [pool.submit(work) for _ in range(2)]]
     assert one is not other
-
-
-def test_get_event_loop_finds_it() -> None:
-    def work() -> None:
-        loop = ensure_thread_event_loop()
-        assert asyncio.get_event_loop() is loop
-
-    in_thread(work)
-
-
-def test_it_does_what_a_loop_does() -> None:
-    """Tasks, timers, threads and calls from other threads."""
-
-    async def main(other: Executor) -> int:
-        loop = asyncio.get_running_loop()
-        called: asyncio.Future[int] = loop.create_future()
-        other.submit(loop.call_soon_threadsafe, called.set_result, 1)
-        async with asyncio.timeout(LIMIT), asyncio.TaskGroup() as group:
-            task = group.create_task(twice(2))
-            await asyncio.sleep(0.001)
-            thread = await asyncio.to_thread(threading.get_ident)
-            assert thread != threading.get_ident()
-        return await called + task.result()
-
-    with ThreadPoolExecutor(1) as other:
-        assert in_thread(lambda: ensure_thread_event_loop().run_until_complete(main(other))) == 5
 
 
 def test_a_running_loop_is_the_one(loops: LoopKind) -> None:
@@ -109,33 +84,22 @@ def test_it_is_an_initializer_for_pools() -> None:
         assert [pool.submit(work).result(LIMIT) for _ in range(4)] == [8] * 4
 
 
-def test_a_loop_that_was_closed_is_replaced() -> None:
+@pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
+def test_a_loop_that_was_closed_cannot_be_used_and_is_replaced(used: bool) -> None:
     def work() -> None:
         first = ensure_thread_event_loop()
-        first.run_until_complete(twice(1))
+        if used:
+            first.run_until_complete(twice(1))
         first.close()
+        assert first.is_closed()
+        coroutine = twice(1)
+        with pytest.raises(RuntimeError, match="Event loop is closed"):
+            first.run_until_complete(coroutine)
+        coroutine.close()
         second = ensure_thread_event_loop()
         assert second is not first
         assert asyncio.get_event_loop() is second
         assert second.run_until_complete(twice(2)) == 4
-
-    in_thread(work)
-
-
-def test_a_loop_that_was_closed_before_its_first_use_is_closed() -> None:
-    """Like any other loop: it cannot be used any more, and is replaced."""
-
-    def work() -> None:
-        loop = ensure_thread_event_loop()
-        loop.close()
-        assert loop.is_closed()
-        coroutine = twice(1)
-        try:
-            with pytest.raises(RuntimeError, match="Event loop is closed"):
-                loop.run_until_complete(coroutine)
-        finally:
-            coroutine.close()
-        assert ensure_thread_event_loop() is not loop
 
     in_thread(work)
 
@@ -190,41 +154,27 @@ def test_a_worker_whose_functions_never_ask_holds_no_open_loop(loops: LoopKind) 
     loops.run(main)
 
 
-@pytest.mark.parametrize(
-    ("change", "look"),
-    [
-        (lambda loop: loop.set_debug(True), lambda loop: loop.get_debug()),
-        (
-            lambda loop: loop.set_exception_handler(print),
-            lambda loop: loop.get_exception_handler() is print,
-        ),
-        (
-            lambda loop: loop.set_task_factory(_task_factory),
-            lambda loop: loop.get_task_factory() is _task_factory,
-        ),
-        (
-            lambda loop: setattr(loop, "slow_callback_duration", 7.0),
-            lambda loop: loop.slow_callback_duration == 7.0,
-        ),
-    ],
-    ids=["debug", "exception-handler", "task-factory", "attribute"],
-)
-def test_what_is_set_before_its_first_use_is_kept(
-    change: Callable[[Any], object], look: Callable[[Any], object]
-) -> None:
-    """When it is opened is nobody's business but ours."""
+@pytest.mark.parametrize(("name", "value"), [("debug", True), ("exception_handler", print)])
+def test_what_is_set_before_its_first_use_is_kept(name: str, value: object) -> None:
+    """Nobody need know when it is opened."""
 
     def work() -> None:
         loop = ensure_thread_event_loop()
-        change(loop)
+        getattr(loop, f"set_{name}")(value)
         assert loop.run_until_complete(twice(1)) == 2
-        assert look(loop)
+        assert getattr(loop, f"get_{name}")() is value
 
     in_thread(work)
 
 
-def _task_factory(loop: Any, coro: Any, **kwargs: Any) -> asyncio.Task[Any]:
-    return asyncio.Task(coro, loop=loop, **kwargs)
+def test_an_attribute_that_is_set_first_is_kept() -> None:
+    def work() -> None:
+        loop: Any = ensure_thread_event_loop()
+        loop.slow_callback_duration = 7.0
+        assert loop.run_until_complete(twice(1)) == 2
+        assert loop.slow_callback_duration == 7.0
+
+    in_thread(work)
 
 
 def test_a_loop_that_could_not_be_opened_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,105 +205,52 @@ def test_a_loop_that_could_not_be_opened_is_tried_again(monkeypatch: pytest.Monk
 # --- the end of the thread
 
 
-@pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
-def test_it_is_closed_when_the_thread_ends(used: bool) -> None:
-    def work() -> asyncio.AbstractEventLoop:
+def test_it_is_closed_when_the_thread_ends_and_the_thread_is_gone() -> None:
+    def work() -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
         loop = ensure_thread_event_loop()
-        if used:
-            loop.run_until_complete(twice(1))
-        return loop
+        loop.run_until_complete(twice(1))
+        return loop, threading.current_thread()
 
-    loop = in_thread(work)
-    if used:
-        assert loop.is_closed()
-    else:
-        loop.close()
+    loop, thread = in_thread(work)
+    assert loop.is_closed()
+    assert thread not in threading.enumerate()
 
 
-@pytest.mark.skipif(not HAS_PROC, reason="it counts files in /proc/self/fd")
-def test_threads_that_ended_hold_no_files() -> None:
-    before = open_files()
-    for _ in range(20):
-        in_thread(lambda: ensure_thread_event_loop().run_until_complete(twice(1)))
-    assert open_files() == before
-
-
-def test_its_tasks_are_cancelled_when_the_thread_ends() -> None:
+def test_its_tasks_and_async_generators_end_when_the_thread_ends() -> None:
     """In that thread, and they may await in their cleanup."""
     seen: list[object] = []
 
-    async def background() -> None:
+    async def task() -> None:
         try:
             await asyncio.get_running_loop().create_future()
         finally:
             await asyncio.sleep(0)
-            seen.append(threading.current_thread())
+            seen.extend(("task", threading.current_thread()))
+
+    async def generator() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await asyncio.sleep(0)
+            seen.extend(("generator", threading.current_thread()))
 
     async def start() -> None:
-        kept.append(asyncio.create_task(background()))
-        await asyncio.sleep(0)
+        kept.extend((asyncio.create_task(task()), generator()))
+        await anext(kept[1])
 
     def work() -> threading.Thread:
         ensure_thread_event_loop().run_until_complete(start())
+        assert not seen
         return threading.current_thread()
 
-    kept: list[asyncio.Task[None]] = []
-    assert seen == []
+    kept: list[Any] = []
     thread = in_thread(work)
-    assert seen == [thread]
+    assert seen == ["task", thread, "generator", thread]
     assert kept[0].cancelled()
 
 
-def test_its_async_generators_are_shut_down_when_the_thread_ends() -> None:
-    seen: list[object] = []
-
-    async def numbers() -> AsyncIterator[int]:
-        try:
-            yield 1
-        finally:
-            await asyncio.sleep(0)
-            seen.append(threading.current_thread())
-
-    async def start() -> None:
-        kept.append(numbers())
-        await anext(kept[0])
-
-    def work() -> threading.Thread:
-        ensure_thread_event_loop().run_until_complete(start())
-        return threading.current_thread()
-
-    kept: list[AsyncIterator[int]] = []
-    thread = in_thread(work)
-    assert seen == [thread]
-
-
-def test_its_own_threads_have_ended_when_the_thread_has() -> None:
-    """Those of its default executor, from ``asyncio.to_thread``."""
-    threads: list[threading.Thread] = []
-
-    async def main() -> None:
-        threads.append(await asyncio.to_thread(threading.current_thread))
-
-    in_thread(lambda: ensure_thread_event_loop().run_until_complete(main()))
-    assert not threads[0].is_alive()
-
-
-def test_a_plain_thread_closes_it_too() -> None:
-    loops: list[asyncio.AbstractEventLoop] = []
-
-    def work() -> None:
-        loops.append(ensure_thread_event_loop())
-        loops[0].run_until_complete(twice(1))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join(LIMIT)
-    assert loops[0].is_closed()
-    assert thread not in threading.enumerate()
-
-
 def test_a_thread_that_is_not_pythons_has_one() -> None:
-    """Made by ``_thread``, as C libraries make theirs. It is closed when its turn comes."""
+    """C libraries make such threads, as ``_thread`` does. The finalizer closes the loop."""
     child = run_in_child(
         """
         import _thread, asyncio, gc, threading
@@ -385,80 +282,52 @@ def test_a_thread_that_is_not_pythons_has_one() -> None:
     assert (child.stdout, child.stderr, child.returncode) == ("done\n", "", 0)
 
 
-@pytest.mark.parametrize("what", ["task", "generator", "nothing"])
-def test_workers_close_theirs_when_the_process_ends(what: str) -> None:
-    """Also those of a pool that nobody shut down."""
-    child = run_in_child(
-        f"""
-        import asyncio
-        from concurrent.futures import ThreadPoolExecutor
-        from threadhop import exec_in_executor
+#: Ends with a task and a generator of such a loop that are not done.
+_ENDS = """
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+    from threadhop import ensure_thread_event_loop, exec_in_executor
 
-        async def background():
-            try:
-                await asyncio.get_running_loop().create_future()
-            finally:
-                print("cleaned up")
+    async def task():
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            print("task")
 
-        async def generator():
-            try:
-                yield
-            finally:
-                print("cleaned up")
+    async def generator():
+        try:
+            yield
+        finally:
+            print("generator")
 
-        async def work():
-            if {what!r} == "task":
-                kept.append(asyncio.create_task(background()))
-                await asyncio.sleep(0)
-            elif {what!r} == "generator":
-                kept.append(generator())
-                await anext(kept[0])
-            else:
-                print("cleaned up")
+    async def work():
+        kept.extend((asyncio.create_task(task()), generator()))
+        await anext(kept[1])
 
-        async def main():
-            await exec_in_executor(pool, work)
+    async def call_worker():
+        await exec_in_executor(pool, work)
 
-        kept = []
-        pool = ThreadPoolExecutor(1)
-        asyncio.run(main())
-        """,
-        options=["-W", "error", "-X", "dev"],
-    )
-    assert (child.stdout, child.stderr, child.returncode) == ("cleaned up\n", "", 0)
-
-
-# --- the main thread
-
-
-def test_the_main_thread_has_one_too() -> None:
-    """It is closed at the end of the process, with its tasks cancelled."""
-    child = run_in_child(
-        """
-        import asyncio
-        from threadhop import ensure_thread_event_loop
-
-        async def background():
-            try:
-                await asyncio.get_running_loop().create_future()
-            finally:
-                print("cleaned up")
-
-        async def main():
-            kept.append(asyncio.create_task(background()))
-            await asyncio.sleep(0)
-            assert ensure_thread_event_loop() is loop
-
-        kept = []
+    kept, pool = [], ThreadPoolExecutor(1)
+    if {in_main_thread}:
         loop = ensure_thread_event_loop()
-        assert ensure_thread_event_loop() is loop
         assert asyncio.get_event_loop() is loop
-        loop.run_until_complete(main())
-        print("ending")
-        """,
-        options=["-W", "error", "-X", "dev"],
+        loop.run_until_complete(work())
+    else:
+        asyncio.run(call_worker())
+    print("ending")
+"""
+
+
+@pytest.mark.parametrize("in_main_thread", [False, True], ids=["worker", "main-thread"])
+def test_it_is_closed_with_its_tasks_and_generators_when_the_process_ends(
+    in_main_thread: bool,
+) -> None:
+    """Also that of a worker whose pool nobody shut down."""
+    child = run_in_child(
+        _ENDS.format(in_main_thread=in_main_thread), options=["-W", "error", "-X", "dev"]
     )
-    assert (child.stdout, child.stderr, child.returncode) == ("ending\ncleaned up\n", "", 0)
+    assert (child.stdout, child.stderr) == ("ending\ntask\ngenerator\n", "")
+    assert child.returncode == 0
 
 
 # --- the loops of the user

@@ -1,4 +1,4 @@
-"""What ``WorkerPool`` has beside the contract of the standard library's pool."""
+"""``WorkerPool`` beside the contract of the standard library's pool."""
 
 from __future__ import annotations
 
@@ -6,54 +6,63 @@ import logging
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from concurrent.futures.thread import BrokenThreadPool
+from itertools import count
 from typing import Any
 
 import pytest
-from helpers.pool_jobs import Told, are_gone, nothing
+from helpers.pool_jobs import Told, Traveller, cannot_start
 from helpers.steps import LIMIT, Gate, busy, wait_until
 
+import threadhop._pool
 from threadhop import Statistics, WorkerPool
 from threadhop._errors import DROPPED
 from threadhop._pool import _threads
 
-
-@pytest.fixture
-def quiet() -> Iterator[list[str]]:
-    """What the pool logs as critical: collected, and kept from those who forbid it."""
-    records: list[str] = []
-    logger = logging.getLogger("concurrent.futures")
-
-    def collect(record: logging.LogRecord) -> bool:
-        records.append(record.getMessage())
-        return False
-
-    logger.addFilter(collect)
-    yield records
-    logger.removeFilter(collect)
+of_pool_and_view = pytest.mark.parametrize("of_view", [False, True], ids=["pool", "view"])
 
 
-def cannot_start(thread: threading.Thread) -> None:
-    raise RuntimeError("can't start new thread")
+def pool_or_view(pool: WorkerPool, of_view: bool) -> Any:
+    return pool.limited(1) if of_view else pool
 
 
 # arguments
 
+NUMBERS: dict[str, Callable[[Any], object]] = {
+    "max_workers": WorkerPool,
+    "max_threads": lambda number: WorkerPool(1, max_threads=number),
+    "limited": lambda number: WorkerPool(1).limited(number),
+}
 
+
+@pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("wrong", [True, "4", 2.0])
-def test_a_number_of_workers_that_is_no_int_is_a_type_error(wrong: Any) -> None:
-    with pytest.raises(TypeError, match=f"max_workers must be an int, not {type(wrong).__name__}"):
-        WorkerPool(wrong)
-    with pytest.raises(TypeError, match="max_threads must be an int"):
-        WorkerPool(1, max_threads=wrong)
+def test_a_number_that_is_no_int_is_a_type_error(name: str, wrong: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be an int, not {type(wrong).__name__}"):
+        NUMBERS[name](wrong)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("wrong", [0, -1])
+def test_a_number_below_one_is_a_value_error(name: str, wrong: int) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be greater than 0"):
+        NUMBERS[name](wrong)
 
 
 def test_fewer_threads_than_workers_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="max_threads=3 is less than max_workers=4"):
         WorkerPool(4, max_threads=3)
     WorkerPool(4, max_threads=4).shutdown()
+
+
+@pytest.mark.parametrize(("processors", "workers"), [(None, 5), (2, 6), (28, 32), (100, 32)])
+def test_by_default_there_are_four_workers_more_than_processors_and_at_most_32(
+    processors: int | None, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threadhop._pool, "_processors", lambda: processors)
+    assert WorkerPool().statistics().max_workers == workers
 
 
 def test_it_is_a_thread_pool_executor() -> None:
@@ -76,16 +85,6 @@ def test_it_is_a_thread_pool_executor() -> None:
 # put
 
 
-def test_a_job_that_is_put_is_done_and_told_nothing() -> None:
-    with WorkerPool(1) as pool:
-        threads: list[int] = []
-        job = Told(lambda: threads.append(threading.get_ident()))
-        pool.put(job)
-        job.wait()
-        assert (job.runs, job.errors) == (1, [])
-        assert threads != [threading.get_ident()]
-
-
 def test_jobs_that_are_put_and_submitted_share_one_queue() -> None:
     order: list[int] = []
     with WorkerPool(1) as pool:
@@ -96,18 +95,21 @@ def test_jobs_that_are_put_and_submitted_share_one_queue() -> None:
     assert order == list(range(100))
 
 
-def test_a_pool_that_was_shut_down_refuses_a_job_and_does_not_tell_it() -> None:
-    pool = WorkerPool(1)
-    pool.shutdown()
-    job = Told()
-    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
-        pool.put(job)
-    assert (job.runs, job.errors) == (0, [])
-    assert pool.statistics().queued == 0
+@of_pool_and_view
+def test_100_000_jobs_may_wait(of_view: bool) -> None:
+    numbers = count()
+    job = Told(lambda: next(numbers))
+    with WorkerPool(1) as pool:
+        executor = pool_or_view(pool, of_view)
+        with busy(executor):
+            for _ in range(100_000):
+                executor.put(job)
+    assert next(numbers) == 100_000
+    assert not job.errors
 
 
 def test_a_job_that_is_dropped_is_told_outside_of_the_lock() -> None:
-    """Whoever it is told by, another thread may use the pool meanwhile."""
+    """Another thread may use the pool while a job is told."""
     pool = WorkerPool(1)
     seen: list[Statistics] = []
 
@@ -125,36 +127,23 @@ def test_a_job_that_is_dropped_is_told_outside_of_the_lock() -> None:
             pool.put(job)
         pool.shutdown(wait=False, cancel_futures=True)
     pool.shutdown()
-    assert [job.errors for job in jobs] == [[DROPPED]] * 3
-    assert [job.runs for job in jobs] == [0] * 3
+    assert [(job.runs, job.errors) for job in jobs] == [(0, [DROPPED])] * 3
     assert len(seen) == 3
 
 
-def test_a_failing_initializer_tells_each_job_with_an_error_of_its_own(quiet: list[str]) -> None:
-    gate = Gate()
-
-    def fail() -> None:
-        gate.stop_here()
-        raise LookupError("oops")
-
-    pool = WorkerPool(1, initializer=fail)
-    jobs = [Told() for _ in range(5)]
-    for job in jobs:
-        pool.put(job)
-    gate.open()
-    errors = [error for job in jobs for error in job.wait().errors]
-    assert len({id(error) for error in errors}) == 5
-    assert {type(error) for error in errors} == {BrokenThreadPool}
-    with pytest.raises(BrokenThreadPool):
-        pool.put(Told())
-    assert pool._broken
+def test_a_dropped_future_wakes_those_who_wait_for_several() -> None:
+    """The standard library's pool lets ``wait()`` sleep on."""
+    pool = WorkerPool(1)
+    with busy(pool):
+        future = pool.submit(int)
+        pool.shutdown(wait=False, cancel_futures=True)
+        assert wait([future], LIMIT).done == {future}
     pool.shutdown()
-    with pytest.raises(BrokenThreadPool):
-        pool.put(Told())
-    assert quiet == ["Exception in initializer:"]
 
 
-def test_a_cancelled_future_of_a_broken_pool_stays_cancelled(quiet: list[str]) -> None:
+def test_a_cancelled_future_of_a_broken_pool_stays_cancelled(
+    expect_loop_errors: list[logging.LogRecord],
+) -> None:
     """The standard library's pool raises InvalidStateError in its worker, and forgets the rest."""
     gate = Gate()
 
@@ -170,35 +159,19 @@ def test_a_cancelled_future_of_a_broken_pool_stays_cancelled(quiet: list[str]) -
         assert futures[0].cancelled()
 
 
-def test_a_job_that_raises_costs_the_pool_no_worker(quiet: list[str]) -> None:
-    """It must not; but if it does, that is logged, and the worker goes on."""
+def test_a_job_that_raises_costs_the_pool_no_worker(
+    expect_loop_errors: list[logging.LogRecord],
+) -> None:
+    """A job must not raise. The pool logs it, and the worker goes on."""
 
     def fail() -> None:
         raise SystemExit
 
     with WorkerPool(1) as pool:
-        (thread,) = {pool.submit(threading.current_thread).result(LIMIT)}
+        thread = pool.submit(threading.current_thread).result(LIMIT)
         pool.put(Told(fail))
         assert pool.submit(threading.current_thread).result(LIMIT) is thread
-    assert quiet == ["Exception in worker"]
-
-
-def test_a_finalizer_of_a_job_may_put_another_one() -> None:
-    """It may run in any thread, in the middle of anything."""
-    with WorkerPool(1) as pool:
-        last = Told()
-
-        class Phoenix(Told):
-            def __del__(self) -> None:
-                pool.put(last)
-
-        job = Phoenix()
-        ref = weakref.ref(job)
-        pool.put(job)
-        job.wait()
-        del job
-        wait_until(lambda: are_gone(ref))
-        assert last.wait().runs == 1
+    assert [record.getMessage() for record in expect_loop_errors] == ["Exception in worker"]
 
 
 # statistics
@@ -208,17 +181,17 @@ def test_statistics_tell_what_the_threads_do() -> None:
     with WorkerPool(2, max_threads=3) as pool:
         assert pool.statistics() == Statistics(max_workers=2, busy=0, away=0, idle=0, queued=0)
         gates = [Gate() for _ in range(3)]
-        futures = [pool.submit(gate.stop_here) for gate in gates]
-        assert gates[1].reached.wait(LIMIT)
+        for gate in gates:
+            pool.submit(gate.stop_here)
         assert gates[0].reached.wait(LIMIT)
-        assert pool.statistics() == Statistics(2, 2, 0, 0, 1)
+        assert gates[1].reached.wait(LIMIT)
+        assert pool.statistics() == (2, 2, 0, 0, 1)
         gates[0].open()
         gates[1].open()
         assert gates[2].reached.wait(LIMIT)
         wait_until(lambda: pool.statistics() == (2, 1, 0, 1, 0))
         gates[2].open()
         wait_until(lambda: pool.statistics() == (2, 0, 0, 2, 0))
-        assert [future.result(LIMIT) for future in futures] == [None] * 3
 
 
 # idle threads
@@ -228,11 +201,10 @@ def test_the_newest_idle_thread_is_used_first() -> None:
     with WorkerPool(3) as pool:
         with busy(pool, 3):
             pass
-        wait_until(lambda: pool.statistics().idle == 3)
         threads = set()
         for _ in range(30):
-            threads.add(pool.submit(threading.get_ident).result(LIMIT))
             wait_until(lambda: pool.statistics().idle == 3)
+            threads.add(pool.submit(threading.get_ident).result(LIMIT))
         assert len(threads) == 1
 
 
@@ -262,55 +234,24 @@ def test_a_pool_of_one_keeps_its_thread_and_what_belongs_to_it(
             assert one.submit(threading.current_thread).result(LIMIT) is thread
 
 
-def test_a_pool_in_use_keeps_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that left takes its number along; the next one has the smallest that is free."""
+def test_a_new_thread_has_the_smallest_number_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No two threads share a name, whichever has left before."""
     monkeypatch.setattr(_threads, "IDLE", 0.01)
     with WorkerPool(2, "mine") as pool:
-        with busy(pool):
+        with busy(pool) as release_first:
             with busy(pool):
                 assert {thread.name for thread in pool._threads} == {"mine_0", "mine_1"}
-            wait_until(lambda: len(pool._threads) == 1)
-            with busy(pool):
-                assert {thread.name for thread in pool._threads} == {"mine_0", "mine_1"}
+                release_first()
+                wait_until(lambda: {thread.name for thread in pool._threads} == {"mine_1"})
+                with busy(pool):
+                    assert {thread.name for thread in pool._threads} == {"mine_0", "mine_1"}
 
 
 # away and back
 
 
-class Traveller:
-    """A job that goes away and comes back when it is told to."""
-
-    def __init__(self, executor: Any) -> None:
-        self.executor = executor
-        self.leave, self.is_away, self.come = Gate(), threading.Event(), Gate()
-        self.is_back, self.end = threading.Event(), Gate()
-        self.future: Future[None] = executor.submit(self)
-        assert self.leave.reached.wait(LIMIT)
-
-    def __call__(self) -> None:
-        self.leave.stop_here()
-        self.executor.away()
-        self.is_away.set()
-        self.come.stop_here()
-        self.executor.back()
-        self.is_back.set()
-        self.end.stop_here()
-
-    def go_away(self) -> None:
-        self.leave.open()
-        assert self.is_away.wait(LIMIT)
-
-    def come_back(self) -> None:
-        self.come.open()
-        assert self.is_back.wait(LIMIT)
-
-    def finish(self) -> None:
-        for gate in (self.leave, self.come, self.end):
-            gate.open()
-        self.future.result(LIMIT)
-
-
 def test_another_thread_starts_in_the_place_of_one_that_is_away() -> None:
+    """Both for a job that waited for the place and for one that comes later."""
     with WorkerPool(2) as pool:
         travellers = [Traveller(pool), Traveller(pool)]
         queued = pool.submit(threading.get_ident)
@@ -318,13 +259,6 @@ def test_another_thread_starts_in_the_place_of_one_that_is_away() -> None:
         travellers[0].go_away()
         assert queued.result(LIMIT)
         wait_until(lambda: pool.statistics() == (2, 1, 1, 1, 0))
-        for traveller in travellers:
-            traveller.finish()
-
-
-def test_a_job_that_is_put_while_a_worker_is_away_has_a_place() -> None:
-    with WorkerPool(2) as pool:
-        travellers = [Traveller(pool), Traveller(pool)]
         travellers[1].go_away()
         assert pool.submit(int).result(LIMIT) == 0
         for traveller in travellers:
@@ -334,13 +268,11 @@ def test_a_job_that_is_put_while_a_worker_is_away_has_a_place() -> None:
 def test_one_that_comes_back_goes_on_at_once_and_no_job_begins_until_there_is_room() -> None:
     """1 A goes away, 2 B begins in its place, 3 A is back: two run, 4 B ends, 5 A ends, C runs."""
     with WorkerPool(1, max_threads=2) as pool:
-        a = Traveller(pool)
-        a.go_away()
-        b = Traveller(pool)
-        a.come_back()
-        assert pool.statistics() == (1, 2, 0, 0, 0)
-        c = pool.submit(int)
-        b.finish()
+        a = Traveller(pool).go_away()
+        with busy(pool):
+            a.come_back()
+            assert pool.statistics() == (1, 2, 0, 0, 0)
+            c = pool.submit(int)
         wait_until(lambda: pool.statistics() == (1, 1, 0, 1, 1))
         assert not c.done()
         a.finish()
@@ -350,8 +282,7 @@ def test_one_that_comes_back_goes_on_at_once_and_no_job_begins_until_there_is_ro
 def test_a_parked_worker_steps_back_for_one_that_comes_back() -> None:
     """Its place is taken: it does not take a job, and does again when the place is free."""
     with WorkerPool(1, max_threads=2) as pool:
-        a = Traveller(pool)
-        a.go_away()
+        a = Traveller(pool).go_away()
         assert pool.submit(int).result(LIMIT) == 0
         wait_until(lambda: pool.statistics().idle == 1)
         a.come_back()
@@ -365,79 +296,45 @@ def test_a_parked_worker_steps_back_for_one_that_comes_back() -> None:
 def test_a_worker_in_the_reserve_is_used_before_a_thread_starts() -> None:
     """1 A goes away, 2 B works in its place, 3 A is back, B steps back, 4 the same: B again."""
     with WorkerPool(1, max_threads=9) as pool:
-        stops = [Gate() for _ in range(4)]
-        trips = (stops[:2], stops[2:])
-
-        def two_trips() -> None:
-            for leave, come in trips:
-                leave.stop_here()
-                pool.away()
-                come.stop_here()
-                pool.back()
-
-        a = pool.submit(two_trips)
         seen = []
-        for leave, come in trips:
-            leave.open()
-            assert come.reached.wait(LIMIT)
+        for _ in range(2):
+            a = Traveller(pool).go_away()
             seen.append(pool.submit(threading.current_thread).result(LIMIT))
             wait_until(lambda: pool.statistics().idle == 1)
-            come.open()
-        a.result(LIMIT)
+            a.finish()
         assert seen[0] is seen[1]
         assert len(pool._threads) == 2
 
 
-def test_there_are_never_more_threads_than_max_threads() -> None:
-    with WorkerPool(1, max_threads=3) as pool:
+@pytest.mark.parametrize(
+    ("workers", "max_threads", "threads"),
+    [(1, 3, 3), (2, None, 16), (1, None, 1)],
+    ids=["as told", "eight for each worker", "a pool of one"],
+)
+def test_there_are_never_more_threads_than_max_threads(
+    workers: int, max_threads: int | None, threads: int
+) -> None:
+    with WorkerPool(workers, max_threads=max_threads) as pool:
         travellers = []
-        for _ in range(3):
-            travellers.append(Traveller(pool))
+        for _ in range(threads):
             assert not pool.is_exhausted()
-            travellers[-1].go_away()
+            travellers.append(Traveller(pool).go_away())
         assert pool.is_exhausted()
         job = pool.submit(int)
-        assert pool.statistics() == (1, 0, 3, 0, 1)
-        assert not job.done()
+        assert pool.statistics() == (workers, 0, threads, 0, 1)
+        assert len(pool._threads) == threads
         travellers[0].come_back()
         assert not pool.is_exhausted()
-        travellers[0].finish()
+        for traveller in travellers:
+            traveller.finish()
         assert job.result(LIMIT) == 0
-        for traveller in travellers:
-            traveller.finish()
-
-
-def test_a_pool_of_one_stays_one_thread() -> None:
-    """The idiom for thread-bound things."""
-    with WorkerPool(1) as pool:
-        a = Traveller(pool)
-        a.go_away()
-        assert pool.is_exhausted()
-        job = pool.submit(threading.current_thread)
-        assert len(pool._threads) == 1
-        a.finish()
-        assert {job.result(LIMIT)} == pool._threads
-
-
-def test_by_default_there_are_eight_threads_for_each_worker() -> None:
-    with WorkerPool(2) as pool:
-        travellers = []
-        for _ in range(16):
-            assert not pool.is_exhausted()
-            travellers.append(Traveller(pool))
-            travellers[-1].go_away()
-        assert pool.is_exhausted()
-        for traveller in travellers:
-            traveller.finish()
 
 
 def test_shutdown_waits_for_workers_that_are_away_and_for_those_in_reserve() -> None:
     with WorkerPool(1, max_threads=4) as pool:
-        a = Traveller(pool)
-        a.go_away()
-        b = Traveller(pool)
-        a.come_back()
-        b.finish()
+        a = Traveller(pool).go_away()
+        with busy(pool):
+            a.come_back()
         wait_until(lambda: pool.statistics() == (1, 1, 0, 1, 0))
         threads = pool._threads
         pool.shutdown(wait=False)
@@ -445,36 +342,102 @@ def test_shutdown_waits_for_workers_that_are_away_and_for_those_in_reserve() -> 
     assert not any(thread.is_alive() for thread in threads)
 
 
-def test_a_worker_in_the_reserve_leaves_when_it_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_threads, "IDLE", 0.05)
-    with WorkerPool(1, max_threads=2) as pool:
-        a = Traveller(pool)
+def test_shutdown_waits_for_a_thread_that_starts_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 shutdown joins A, 2 A goes away, B starts in its place, 3 A ends, 4 shutdown joins B."""
+    monkeypatch.setattr(_threads, "IDLE", 0.01)
+    pool = WorkerPool(1, max_threads=2)
+    a, b = Traveller(pool), Gate()
+    future = pool.submit(b.stop_here)
+    join = threading.Thread.join
+
+    def join_b(thread: threading.Thread) -> None:
+        b.open()
+        join(thread)
+
+    def join_a(thread: threading.Thread) -> None:
         a.go_away()
-        b = Traveller(pool)
-        a.come_back()
-        b.finish()
-        wait_until(lambda: pool.statistics() == (1, 1, 0, 0, 0))
-        job = pool.submit(int)
+        assert b.reached.wait(LIMIT)
         a.finish()
-        assert job.result(LIMIT) == 0
+        join(thread)
+        monkeypatch.setattr(threading.Thread, "join", join_b)
+
+    monkeypatch.setattr(threading.Thread, "join", join_a)
+    pool.shutdown()
+    monkeypatch.undo()
+    was_done = future.done()
+    b.open()
+    assert was_done
+
+
+def test_workers_in_the_reserve_leave_although_a_job_waits_for_the_busy_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1 A and B are away and C works, 2 a job waits, 3 A and B come back and end.
+
+    There is one place, and C has it. A and B have nothing to do, and leave when they were idle for
+    long enough. They neither stay because of the job, nor do they run in circles.
+    """
+    monkeypatch.setattr(_threads, "IDLE", 0.02)
+    with WorkerPool(1, max_threads=3) as pool:
+        travellers = [Traveller(pool).go_away() for _ in range(2)]
+        with busy(pool):
+            waiting = pool.submit(int)
+            for traveller in travellers:
+                traveller.finish()
+            wait_until(lambda: len(pool._threads) == 1)
+            assert pool.statistics() == (1, 1, 0, 0, 1)
+        assert waiting.result(LIMIT) == 0
 
 
 # threads that cannot start
 
 
-def test_a_job_is_taken_back_when_no_thread_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
+@of_pool_and_view
+def test_a_job_is_taken_back_when_no_thread_can_start(
+    of_view: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with WorkerPool(2) as pool:
+        executor = pool_or_view(pool, of_view)
         job = Told()
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", cannot_start)
-            with pytest.raises(RuntimeError, match="can't start new thread"):
-                pool.put(job)
-            with pytest.raises(RuntimeError, match="can't start new thread"):
-                pool.submit(int)
+            for call in (lambda: executor.put(job), lambda: executor.submit(int)):
+                with pytest.raises(RuntimeError, match="can't start new thread"):
+                    call()
         assert pool.statistics() == (2, 0, 0, 0, 0)
+        assert executor.submit(int).result(LIMIT) == 0
         assert (job.runs, job.errors) == (0, [])
-        assert pool.submit(int).result(LIMIT) == 0
-        assert job.runs == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "of_view"),
+    [(RuntimeError, False), (RuntimeError, True), (KeyboardInterrupt, False)],
+    ids=["pool", "view", "Ctrl+C"],
+)
+def test_a_job_that_relied_on_a_start_that_failed_is_told_or_done_after_ctrl_c(
+    error: type[BaseException], of_view: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 put starts a thread, 2 a signal handler puts a second job, 3 the start fails."""
+    first, second = Told(), Told()
+    with WorkerPool(1) as pool:
+        executor = pool_or_view(pool, of_view)
+
+        def start(thread: threading.Thread) -> None:
+            monkeypatch.undo()
+            executor.put(second)
+            raise error
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        with pytest.raises(error) as raised:
+            executor.put(first)
+        errors = second.wait().errors
+        if error is RuntimeError:
+            assert [type(told) for told in errors] == [RuntimeError]
+            assert errors[0] is not raised.value
+            assert pool.statistics() == (1, 0, 0, 0, 0)
+        else:
+            assert (second.runs, errors) == (1, [])
+    assert (first.runs, first.errors) == (0, [])
 
 
 def test_a_job_waits_for_a_thread_that_is_there_when_no_other_can_start(
@@ -523,28 +486,26 @@ def test_the_error_of_a_start_is_let_go_without_the_garbage_collector(
     assert ref() is None
 
 
-def test_a_keyboard_interrupt_during_a_start_leaves_the_pool_whole(
+def test_a_thread_whose_start_was_interrupted_does_not_count_and_takes_no_job(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whether the thread is under way already or not. Nothing counts that is not there."""
+    """Although it is under way."""
     start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    job = Told()
     with WorkerPool(1) as pool:
-        for is_under_way in (True, False):
-
-            def interrupted(thread: threading.Thread, is_under_way: bool = is_under_way) -> None:
-                if is_under_way:
-                    start(thread)
-                raise KeyboardInterrupt
-
-            job = Told()
-            with monkeypatch.context() as patch:
-                patch.setattr(threading.Thread, "start", interrupted)
-                with pytest.raises(KeyboardInterrupt):
-                    pool.put(job)
-            assert pool.statistics() == (1, 0, 0, 0, 0)
-            assert (job.runs, job.errors) == (0, [])
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                pool.put(job)
+        assert pool.statistics() == (1, 0, 0, 0, 0)
         with busy(pool):
             assert len(pool._threads) == 1
-            queued = pool.submit(nothing)
+            queued = pool.submit(int)
             assert not queued.done()
         queued.result(LIMIT)
+    assert (job.runs, job.errors) == (0, [])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 import pytest
@@ -13,14 +12,14 @@ posix = pytest.mark.skipif(
     os.name != "posix", reason="sends SIGINT to a thread, which only POSIX can"
 )
 
-#: What all the programs begin with.
+#: All the programs begin with this.
 START = (
     STEPS
     + """
-import asyncio, gc, logging, os, signal, sys, threading, time
+import asyncio, contextlib, gc, logging, signal, threading
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 import threadhop._block_job
-from threadhop import threadpool
+from threadhop import WorkerPool, threadpool
 
 logging.basicConfig(level=logging.WARNING, format="%(name)s %(levelname)s %(message).60s")
 
@@ -39,18 +38,18 @@ go = threading.Event()
 """
 )
 
-#: A parked worker looks every second whether its loop is still there. That it is a second is
-#: tested in test_parked.py; where it is not the matter, this saves the time.
+#: A parked worker looks every second whether its loop is still there. ``test_parked.py`` tests the
+#: second; this saves the time elsewhere.
 QUICK = """
 threadhop._block_job.POLL = 0.05
 """
 
 
-def lines(source: str, returncode: int = 0, deadline: float = 15) -> list[str]:
-    """What the program printed, which must end by itself with *returncode*."""
+def lines(source: str) -> list[str]:
+    """The program ends by itself and with success. Returns its output."""
     __tracebackhide__ = True
-    child = run_in_child(START + source, deadline)
-    assert child.returncode == returncode, child.stdout + child.stderr
+    child = run_in_child(START + source)
+    assert child.returncode == 0, child.stdout + child.stderr
     assert "Exception ignored" not in child.stderr, child.stderr
     return child.stdout.splitlines()
 
@@ -58,34 +57,46 @@ def lines(source: str, returncode: int = 0, deadline: float = 15) -> list[str]:
 # --- Ctrl+C
 
 
-@posix
-def test_ctrl_c_lets_the_body_end_and_the_cleanup_run() -> None:
-    """KeyboardInterrupt comes out of ``asyncio.run`` after both."""
-    assert lines("""
-async def main():
-    task = asyncio.current_task()
-    try:
-        async with threadpool():
-            ctrl_c()
-            wait_until(task.cancelling)
-            try:
-                say("body ends")
-            finally:
-                say("body cleans up", threading.current_thread() is not threading.main_thread())
-    except asyncio.CancelledError:
-        say("cancelled", threading.current_thread() is threading.main_thread())
-        raise
-
+def interrupted(source: str) -> list[str]:
+    """Run a program whose ``main`` sends Ctrl+C to its loop."""
+    return lines(
+        source
+        + """
 try:
     asyncio.run(main())
 except KeyboardInterrupt:
     say("KeyboardInterrupt")
-""") == ["body ends", "body cleans up True", "cancelled True", "KeyboardInterrupt"]
+"""
+    )
+
+
+@posix
+def test_ctrl_c_lets_the_bodies_end_and_the_cleanup_run() -> None:
+    """KeyboardInterrupt comes out of ``asyncio.run`` after both."""
+    assert interrupted("""
+def is_main():
+    return threading.current_thread() is threading.main_thread()
+
+async def main():
+    task = asyncio.current_task()
+    try:
+        async with threadpool(ThreadPoolExecutor(1)):
+            try:
+                async with threadpool(ThreadPoolExecutor(1)):
+                    ctrl_c()
+                    wait_until(task.cancelling)
+                    say("inner ends", is_main())
+            finally:
+                say("outer cleans up", is_main())
+    except asyncio.CancelledError:
+        say("cancelled", is_main())
+        raise
+""") == ["inner ends False", "outer cleans up False", "cancelled True", "KeyboardInterrupt"]
 
 
 @posix
 def test_ctrl_c_reaches_a_queued_block_at_once() -> None:
-    assert lines("""
+    assert interrupted("""
 pool = ThreadPoolExecutor(1)
 pool.submit(go.wait)
 
@@ -97,41 +108,13 @@ async def main():
     finally:
         say("cleans up")
         go.set()
-
-try:
-    asyncio.run(main())
-except KeyboardInterrupt:
-    say("KeyboardInterrupt")
 """) == ["cleans up", "KeyboardInterrupt"]
 
 
 @posix
-def test_ctrl_c_in_a_nested_block_ends_both_bodies() -> None:
-    assert lines("""
-outer, inner = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-
-async def main():
-    task = asyncio.current_task()
-    async with threadpool(outer):
-        try:
-            async with threadpool(inner):
-                ctrl_c()
-                wait_until(task.cancelling)
-                say("inner body ends")
-        finally:
-            say("outer body cleans up")
-
-try:
-    asyncio.run(main())
-except KeyboardInterrupt:
-    say("KeyboardInterrupt")
-""") == ["inner body ends", "outer body cleans up", "KeyboardInterrupt"]
-
-
-@posix
 def test_a_second_ctrl_c_still_waits_for_the_body() -> None:
-    """It stops the loop at once; the Runner then cancels what is left, and waits for it."""
-    assert lines("""
+    """The loop stops at once; the Runner then cancels the tasks that are left, and waits."""
+    assert interrupted("""
 async def main():
     task = asyncio.current_task()
     try:
@@ -143,11 +126,6 @@ async def main():
             say("body ends")
     finally:
         say("cleans up")
-
-try:
-    asyncio.run(main())
-except KeyboardInterrupt:
-    say("KeyboardInterrupt")
 """) == ["body ends", "cleans up", "KeyboardInterrupt"]
 
 
@@ -188,33 +166,14 @@ say(pool.submit(str, 1).result())
 # --- the end of the process
 
 
-def test_a_process_ends_after_the_body_that_still_runs() -> None:
-    """The loop was stopped and never closed; the pool was never shut down."""
-    assert lines("""
-async def block(pool):
-    async with threadpool(pool):
-        started.set()
-        go.wait()
-        say("body ends")
-    say("went on")
-
-async def main(pool):
-    global task
-    task = asyncio.create_task(block(pool))
-    await until(started.is_set)
-
-loop = asyncio.new_event_loop()
-loop.run_until_complete(main(ThreadPoolExecutor(1)))
-threading.Timer(0.05, go.set).start()
-say("main ends")
-""") == ["main ends", "body ends"]
-
-
-def test_a_process_ends_with_nested_bodies_that_still_run() -> None:
-    assert lines("""
+@pytest.mark.parametrize("kind", ["ThreadPoolExecutor", "WorkerPool"])
+@pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
+def test_a_process_ends_after_the_body_that_still_runs(nested: bool, kind: str) -> None:
+    """The loop was stopped and never closed; the pools were never shut down."""
+    program = """
 async def block():
-    async with threadpool(ThreadPoolExecutor(1)):
-        async with threadpool(ThreadPoolExecutor(1)):
+    async with threadpool(KIND(1)):
+        async with INNER:
             started.set()
             go.wait()
             say("inner ends")
@@ -230,7 +189,10 @@ loop = asyncio.new_event_loop()
 loop.run_until_complete(main())
 threading.Timer(0.05, go.set).start()
 say("main ends")
-""") == ["main ends", "inner ends", "outer ends"]
+"""
+    inner = "threadpool(KIND(1))" if nested else "contextlib.nullcontext()"
+    program = program.replace("INNER", inner).replace("KIND", kind)
+    assert lines(program) == ["main ends", "inner ends", "outer ends"]
 
 
 def test_a_process_ends_while_a_worker_is_parked_for_a_block_that_never_begins() -> None:
@@ -254,12 +216,15 @@ say("main ends")
     assert lines(QUICK + program) == ["main ends"]
 
 
-def test_asyncio_run_ends_with_a_block_that_never_begins() -> None:
+@pytest.mark.parametrize(
+    "outer", ["", "threadpool(ThreadPoolExecutor(1)), "], ids=["flat", "nested"]
+)
+def test_asyncio_run_ends_with_a_block_that_never_begins(outer: str) -> None:
     """An executor that loses jobs: the task waits, and is cancelled like any other."""
-    assert lines("""
+    program = """
 async def block():
     try:
-        async with threadpool(Never()):
+        async with OUTER threadpool(Never()):
             say("the body ran")
     finally:
         say("cleans up")
@@ -270,29 +235,8 @@ async def main():
 
 asyncio.run(main())
 say("main ends")
-""") == ["cleans up", "main ends"]
-
-
-def test_asyncio_run_ends_with_a_nested_block_that_never_begins() -> None:
-    assert lines("""
-async def block():
-    try:
-        async with threadpool(ThreadPoolExecutor(1)):
-            async with threadpool(Never()):
-                say("the body ran")
-    finally:
-        say("cleans up")
-
-async def main():
-    asyncio.create_task(block())
-    await until(Never.submitted.is_set)
-
-asyncio.run(main())
-say("main ends")
-""") == ["cleans up", "main ends"]
-
-
-# --- loops that are closed
+"""
+    assert lines(program.replace("OUTER ", outer)) == ["cleans up", "main ends"]
 
 
 def test_a_loop_closed_under_a_queued_block_hangs_nothing() -> None:
@@ -325,66 +269,13 @@ say(pool.submit(str, 1).result())
     assert "threadhop WARNING" in child.stderr
 
 
-def test_a_loop_closed_under_many_running_bodies_leaves_all_workers_usable() -> None:
-    child = run_in_child(
-        START
-        + """
-pool = ThreadPoolExecutor(8)
-ready = threading.Barrier(9)
-
-async def block():
-    async with threadpool(pool):
-        ready.wait(8)
-        go.wait()
-
-async def main():
-    global tasks
-    tasks = [asyncio.create_task(block()) for _ in range(8)]
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    ready.wait(8)
-
-loop = asyncio.new_event_loop()
-loop.run_until_complete(main())
-loop.close()
-go.set()
-ready.reset()
-futures = [pool.submit(ready.wait, 8) for _ in range(8)]
-ready.wait(8)
-for future in futures:
-    future.result()
-say("usable")
-"""
-    )
-    assert child.returncode == 0, child.stderr
-    assert child.stdout.splitlines() == ["usable"]
-    assert child.stderr.count("threadhop WARNING") == 8
-
-
 # --- coroutines and tasks that nobody holds any more
 
 
-def test_a_coroutine_that_is_dropped_before_its_first_step_hangs_nothing() -> None:
-    assert lines("""
-import warnings
-warnings.simplefilter("ignore")
-
-async def block():
-    async with threadpool():
-        say("the body ran")
-
-block()
-gc.collect()
-coro = block()
-coro.close()
-say("main ends")
-""") == ["main ends"]
-
-
 def test_a_task_that_is_abandoned_in_a_nested_block_closes_its_coroutine() -> None:
-    """GeneratorExit goes through the outer body's finally; nothing waits for anything.
+    """GeneratorExit goes through the outer body's finally.
 
-    PyPy frees a suspended coroutine without closing it, whatever it awaits.
+    PyPy frees a suspended coroutine without closing it.
     """
     closes = sys.implementation.name != "pypy"
     program = """
@@ -464,10 +355,4 @@ async def main():
 loop = asyncio.new_event_loop()
 loop.run_until_complete(main())
 say("main ends")
-sys.stdout.flush()
 """) == ["main ends"]
-
-
-def test_sigint_is_available_for_these_tests() -> None:
-    """``posix`` above is the only thing that may leave a test out."""
-    assert os.name != "posix" or hasattr(signal, "pthread_kill")

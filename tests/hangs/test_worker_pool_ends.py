@@ -13,8 +13,8 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no
 START = (
     STEPS
     + """
-import atexit, os, signal, sys, threading, time, warnings
-from threadhop import WorkerPool, _lifetime
+import atexit, os, sys, threading, time, warnings
+from threadhop import WorkerPool, _lifetime, eventloop, threadpool
 
 def child_of_fork(main):
     # Forking a process with threads is what this is about.
@@ -39,11 +39,11 @@ go = threading.Event()
 )
 
 
-def lines(source: str, returncode: int = 0) -> list[str]:
-    """What the program printed, which must end by itself with *returncode* and say no more."""
+def lines(source: str) -> list[str]:
+    """The program ends by itself, with success, and logs nothing. Returns its output."""
     __tracebackhide__ = True
     child = run_in_child(START + source)
-    assert child.returncode == returncode, child.stdout + child.stderr
+    assert child.returncode == 0, child.stdout + child.stderr
     assert not child.stderr
     return child.stdout.splitlines()
 
@@ -53,17 +53,13 @@ def lines(source: str, returncode: int = 0) -> list[str]:
 
 def test_a_process_with_an_idle_pool_ends_at_once() -> None:
     assert lines("""
-pool = WorkerPool(4)
+pool, unused = WorkerPool(4), WorkerPool(4)
 list(pool.map(str, range(100)))
 wait_until(lambda: pool.statistics().busy == 0)
 say("end")
 began = time.monotonic()
 atexit.register(lambda: say(time.monotonic() - began < 5, threading.active_count()))
     """) == ["end", "True 1"]
-
-
-def test_a_pool_that_was_never_used_does_not_matter() -> None:
-    assert lines("pool = WorkerPool(4); say('end')") == ["end"]
 
 
 def test_what_is_queued_is_done_before_the_process_ends() -> None:
@@ -87,8 +83,7 @@ WorkerPool(1).submit(say, "job")
 
 def test_a_job_that_is_put_at_the_end_of_the_process_is_refused() -> None:
     """Also by a pool that has no threads, and after all threads were joined."""
-    assert (
-        lines("""
+    said = lines("""
 pool, unused = WorkerPool(1), WorkerPool(1)
 view = pool.limited(1)
 
@@ -102,14 +97,13 @@ def late():
 pool.submit(lambda: (wait_until(lambda: pool._shutdown), late()))
 atexit.register(late)
     """)
-        == ["cannot schedule new futures after interpreter shutdown"] * 6
-    )
+    assert said == ["cannot schedule new futures after interpreter shutdown"] * 6
 
 
 def test_a_worker_that_is_away_at_the_end_of_the_process_gets_its_helper() -> None:
-    """Its body waits for a job of the same pool, which needs another thread.
+    """The body waits for a job of the same pool, which needs another thread.
 
-    Where the interpreter starts one at that time: all but early releases of Python 3.12 do.
+    Early releases of Python 3.12 start none at that time.
     """
     assert lines("""
 pool = WorkerPool(1, max_threads=2)
@@ -131,7 +125,7 @@ pool.submit(arrived.set)
     """) == ["as it should True"]
 
 
-def test_workers_in_the_reserve_do_not_hold_up_the_end_of_the_lifetime() -> None:
+def test_workers_in_the_reserve_do_not_hold_up_the_end_of_the_process() -> None:
     assert lines("""
 pool = WorkerPool(1, max_threads=2)
 away, come = threading.Event(), threading.Event()
@@ -154,34 +148,49 @@ say("end")
     """) == ["end"]
 
 
-def test_a_process_ends_by_an_exception_too() -> None:
-    child = run_in_child(
-        START
-        + """
-pool = WorkerPool(2)
-pool.submit(time.sleep, 0.05)
-pool.submit(say, "job")
-raise KeyboardInterrupt
-    """
-    )
-    assert child.returncode != 0
-    assert child.stdout == "job\n"
-    assert "KeyboardInterrupt" in child.stderr
+@pytest.mark.parametrize("executor", ["pool", "pool.limited(1)"])
+def test_a_process_ends_while_a_worker_is_away_on_a_stopped_loop(executor: str) -> None:
+    """Jobs that waited for its place are done."""
+    program = """
+pool = WorkerPool(1, max_threads=2)
+
+async def part():
+    async with threadpool(EXECUTOR):
+        async with eventloop():
+            await asyncio.Event().wait()
+
+loop = asyncio.new_event_loop()
+task = loop.create_task(part())
+loop.run_until_complete(until(lambda: pool.statistics().away))
+pool.submit(say, "a job")
+say("main ends")
+"""
+    child = run_in_child(START + program.replace("EXECUTOR", executor))
+    assert child.returncode == 0, child.stderr
+    assert sorted(child.stdout.splitlines()) == ["a job", "main ends"]
 
 
-@pytest.mark.skipif(not hasattr(os, "kill"), reason="sends a signal to itself")
-def test_ctrl_c_while_a_result_is_awaited_leaves_the_pool_usable() -> None:
+def test_the_end_of_a_process_waits_for_tasks_whose_loop_runs_in_a_thread() -> None:
+    """One is away, and its loop part waits for a block that needs another thread of the pool."""
     assert lines("""
-pool = WorkerPool(2)
-future = pool.submit(go.wait, 8)
-threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
-try:
-    future.result()
-except KeyboardInterrupt:
-    say("interrupted")
-go.set()
-say(future.result(), pool.submit(pow, 2, 3).result())
-    """) == ["interrupted", "True 8"]
+pool = WorkerPool(1, max_threads=2)
+
+async def inner():
+    async with threadpool(pool):
+        return "inner"
+
+async def outer():
+    async with threadpool(pool):
+        async with eventloop():
+            say(await asyncio.create_task(inner()))
+            go.set()
+            await until(_lifetime.is_ending)
+        say("back")
+
+threading.Thread(target=asyncio.run, args=(outer(),)).start()
+go.wait()
+say("main ends")
+    """) == ["inner", "main ends", "back"]
 
 
 # fork
@@ -189,7 +198,7 @@ say(future.result(), pool.submit(pow, 2, 3).result())
 
 @forks
 def test_a_pool_works_in_the_child_of_a_fork() -> None:
-    """With threads of its own. What was queued is done in the parent, once."""
+    """The child has threads of its own. The parent does the jobs that were queued, once."""
     assert lines("""
 pool = WorkerPool(2)
 view = pool.limited(1)
@@ -293,6 +302,60 @@ def main():
 
 pool.submit(child_of_fork, main).result(8)
     """) == ["(2, 1, 0, 0, 0) 1", "8", "2", "child 0"]
+
+
+@forks
+def test_a_child_of_a_fork_has_an_empty_pool_while_blocks_of_the_parent_go_on() -> None:
+    """One runs, one is away, one waits: all in the parent only. The child uses the pool anew."""
+    assert lines("""
+pool = WorkerPool(1, max_threads=2)
+view = pool.limited(1)
+began = threading.Event()
+
+async def away(future):
+    async with threadpool(view):
+        async with eventloop():
+            await future
+        return "away"
+
+async def runs():
+    async with threadpool(pool):
+        began.set()
+        go.wait()
+        return "runs"
+
+async def waits():
+    async with threadpool(view):
+        return "waits"
+
+async def there_and_back():
+    async with threadpool(view), eventloop(), threadpool(pool):
+        say("there")
+
+def in_child():
+    assert pool.statistics() == (1, 0, 0, 0, 0), pool.statistics()
+    assert pool.submit(str, 1).result(5) == view.submit(str, 1).result(5) == "1"
+    # A loop of its own: that of the parent is known as running here.
+    thread = threading.Thread(target=asyncio.run, args=(there_and_back(),))
+    thread.start()
+    thread.join()
+    pool.shutdown()
+
+async def main():
+    future = asyncio.get_running_loop().create_future()
+    tasks = [asyncio.create_task(away(future))]
+    await until(lambda: pool.statistics().away)
+    tasks.append(asyncio.create_task(runs()))
+    await until(began.is_set)
+    tasks.append(asyncio.create_task(waits()))
+    await until(lambda: pool.statistics().queued)
+    child_of_fork(in_child)
+    go.set()
+    future.set_result(None)
+    say(*await asyncio.gather(*tasks))
+
+asyncio.run(main())
+    """) == ["there", "child 0", "away runs waits"]
 
 
 # subinterpreters and daemon threads

@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from helpers.steps import LIMIT, Gate
@@ -21,7 +22,12 @@ def are_gone(*refs: weakref.ref[Any]) -> bool:
 
 
 def nothing() -> None:
-    """What a job does by default."""
+    """A job does this by default."""
+
+
+def cannot_start(thread: threading.Thread) -> None:
+    """In the place of ``Thread.start``."""
+    raise RuntimeError("can't start new thread")
 
 
 class Told:
@@ -50,8 +56,39 @@ class Told:
         return self
 
 
+class Traveller:
+    """A job that goes away and comes back when it is told to."""
+
+    def __init__(self, executor: Any) -> None:
+        self.executor = executor
+        self.leave, self.come, self.end = Gate(), Gate(), Gate()
+        self.future: Future[None] = executor.submit(self)
+        assert self.leave.reached.wait(LIMIT)
+
+    def __call__(self) -> None:
+        self.leave.stop_here()
+        self.executor.away()
+        self.come.stop_here()
+        self.executor.back()
+        self.end.stop_here()
+
+    def go_away(self) -> Traveller:
+        self.leave.open()
+        assert self.come.reached.wait(LIMIT)
+        return self
+
+    def come_back(self) -> None:
+        self.come.open()
+        assert self.end.reached.wait(LIMIT)
+
+    def finish(self) -> None:
+        for gate in (self.leave, self.come, self.end):
+            gate.open()
+        self.future.result(LIMIT)
+
+
 class LyingLock:
-    """Lets workers wait before they get the lock of a pool's threads, each time they are told to."""
+    """Stops workers before they get the lock of a pool's threads, once for each ``stop_next``."""
 
     def __init__(self, pool: WorkerPool) -> None:
         self._lock = pool._workers._lock

@@ -1,21 +1,26 @@
-"""What may happen at the same moment in a ``WorkerPool``, forced; and a storm of all of it."""
+"""Two things happen at the same moment in a ``WorkerPool``, forced; and a storm of all of it."""
 
 from __future__ import annotations
 
-import contextlib
 import random
-import signal
 import threading
 from collections.abc import Callable
-from types import FrameType
+from typing import Any
 
 import pytest
-from helpers.pool_jobs import LyingLock, Told, lie_about_idle, lie_about_waiting
+from helpers.pool_jobs import (
+    LyingDeque,
+    LyingLock,
+    Told,
+    Traveller,
+    lie_about_idle,
+    lie_about_waiting,
+)
 from helpers.steps import LIMIT, Gate, busy, wait_until
 
 from threadhop import WorkerPool
 from threadhop._errors import DROPPED
-from threadhop._pool import _permits, _threads
+from threadhop._pool import _threads
 
 
 @pytest.fixture
@@ -40,29 +45,26 @@ def test_a_job_that_comes_just_before_a_worker_parks_is_done() -> None:
         first.result(LIMIT)
 
 
-def test_a_job_whose_worker_is_woken_by_another_one_is_done() -> None:
-    """1 put sees a parked worker, 2 another job takes it, 3 put finds nobody to wake."""
-    for workers in (1, 2):
-        with WorkerPool(workers) as pool:
-            ready = lie_about_idle(pool)
-            pool.submit(int).result(LIMIT)
-            wait_until(lambda: pool.statistics().idle == 1)
-            gate = Gate()
-            wake = pool._workers._wake_idle
+def test_a_job_whose_worker_is_woken_by_another_one_gets_a_worker_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1 put sees a parked worker, 2 another job wakes it, 3 put finds nobody to wake."""
+    with WorkerPool(2) as pool:
+        pool.submit(int).result(LIMIT)
+        wait_until(lambda: pool.statistics().idle == 1)
+        wake = pool._workers._wake_idle
+        meeting = threading.Barrier(2)
+        futures = []
 
-            def late(gate: Gate = gate, wake: Callable[[], object] = wake) -> object:
-                pool._workers._wake_idle = wake
-                pool.submit(gate.stop_here)
-                return wake()
+        def late() -> object:
+            monkeypatch.undo()
+            futures.append(pool.submit(meeting.wait, LIMIT))
+            return wake()
 
-            pool._workers._wake_idle = late
-            job = Told()
-            pool.put(job)
-            if workers == 2:
-                assert job.wait().runs == 1
-            gate.open()
-            assert job.wait().runs == 1
-            del ready
+        monkeypatch.setattr(pool._workers, "_wake_idle", late)
+        futures.append(pool.submit(meeting.wait, LIMIT))
+        for future in futures:
+            future.result(LIMIT)
 
 
 # put and a worker that has been idle for long
@@ -73,8 +75,7 @@ def test_a_worker_that_is_woken_just_when_it_gives_up_does_the_job() -> None:
     """1 its time is over, 2 put wakes it, 3 it looks whether it is still parked."""
     with WorkerPool(1, max_threads=2) as pool:
         lock = LyingLock(pool)
-        withdraws = lock.stop_next()  # its start
-        withdraws.open()
+        lock.stop_next().open()  # its start
         gate = lock.stop_next()
         pool.put(Told())
         assert gate.reached.wait(LIMIT)
@@ -98,10 +99,8 @@ def test_a_worker_does_not_leave_a_job_behind_that_came_after_it_gave_up() -> No
         assert leaves.reached.wait(LIMIT)
         job = Told()
         pool.put(job)
-        (thread,) = pool._threads
         leaves.open()
         assert job.wait().runs == 1
-        assert thread.name.endswith("_0")
 
 
 @pytest.mark.usefixtures("impatient")
@@ -168,165 +167,100 @@ def test_a_worker_that_parks_while_the_pool_is_shut_down_leaves() -> None:
     assert not pool._threads
 
 
-# away and put
+# away, back and put
 
 
-def test_a_job_that_comes_while_a_worker_goes_away_finds_the_place() -> None:
-    """1 put is allowed, 2 the worker goes away and sees no job, 3 the job is there."""
+@pytest.mark.parametrize("moment", ["before the job is there", "before put looks who is parked"])
+def test_a_worker_that_goes_away_while_a_job_comes_leaves_its_place_to_it(moment: str) -> None:
+    """1 put is allowed, 2 the worker goes away, before or after the job is there, 3 put looks."""
     with WorkerPool(1, max_threads=2) as pool:
-        waiting = lie_about_waiting(pool)
-        leave, away, come = Gate(), threading.Event(), Gate()
-
-        def trip() -> None:
-            leave.stop_here()
-            pool.away()
-            away.set()
-            come.stop_here()
-            pool.back()
-
-        future = pool.submit(trip)
-
-        def go() -> None:
-            leave.open()
-            assert away.wait(LIMIT)
-
-        waiting.before_append = go
+        waiting, ready = lie_about_waiting(pool), lie_about_idle(pool)
+        traveller = Traveller(pool)
+        if moment == "before the job is there":
+            waiting.before_append = traveller.go_away
+        else:
+            ready.before_look = traveller.go_away
         job = Told()
         pool.put(job)
         assert job.wait().runs == 1
-        come.open()
-        future.result(LIMIT)
-
-
-def test_a_worker_that_goes_away_while_a_job_comes_leaves_its_place_to_it() -> None:
-    """1 the job is there, 2 the worker goes away, 3 put looks whether anybody is parked."""
-    with WorkerPool(1, max_threads=2) as pool:
-        ready = lie_about_idle(pool)
-        leave, away, come = Gate(), threading.Event(), Gate()
-
-        def trip() -> None:
-            leave.stop_here()
-            pool.away()
-            away.set()
-            come.stop_here()
-            pool.back()
-
-        future = pool.submit(trip)
-        assert leave.reached.wait(LIMIT)
-
-        def go() -> None:
-            leave.open()
-            assert away.wait(LIMIT)
-
-        ready.before_look = go
-        job = Told()
-        pool.put(job)
-        assert job.wait().runs == 1
-        come.open()
-        future.result(LIMIT)
+        traveller.finish()
         assert len(pool._threads) == 2
+
+
+def test_a_worker_keeps_its_place_when_another_one_has_stepped_back_just_before() -> None:
+    """1 A is back, B ends: too many, 2 B wants to step back, 3 A ends and does, 4 B goes on."""
+    with WorkerPool(1, max_threads=2) as pool:
+        lock = LyingLock(pool)
+        a, b = Traveller(pool).go_away(), Gate()
+        pool.submit(b.stop_here)
+        assert b.reached.wait(LIMIT)
+        a.come_back()
+        waiting = pool.submit(int)
+        steps_back = lock.stop_next()
+        b.open()
+        assert steps_back.reached.wait(LIMIT)
+        a.finish()
+        wait_until(lambda: len(pool._workers._spare) == 1)
+        steps_back.open()
+        assert waiting.result(LIMIT) == 0
+
+
+# the turns of a view
+
+
+def test_a_job_that_comes_just_before_a_turn_ends_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 the worker finds no job in the view, 2 put finds no turn free, 3 the turn ends."""
+    with WorkerPool(1) as pool:
+        view = pool.limited(1)
+        job = Told()
+        end = view._limiter.end
+
+        def put_and_end(turn: Any) -> None:
+            monkeypatch.undo()
+            view.put(job)
+            end(turn)
+
+        monkeypatch.setattr(view._limiter, "end", put_and_end)
+        view.submit(int).result(LIMIT)
+        assert job.wait().runs == 1
+
+
+@pytest.mark.parametrize("of_view", [False, True], ids=["pool", "view"])
+def test_a_job_that_comes_to_a_full_view_that_is_shut_down_meanwhile_is_refused(
+    of_view: bool,
+) -> None:
+    """1 put is allowed, 2 the view, or its pool, drops what waits, 3 the job is there."""
+    pool = WorkerPool(1)
+    view = pool.limited(1)
+    executor = view if of_view else pool
+    waiting = view._limiter._waiting = LyingDeque()
+    with busy(view):
+        waiting.before_append = lambda: executor.shutdown(wait=False, cancel_futures=True)
+        job = Told()
+        with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+            view.put(job)
+    pool.shutdown()
+    assert (job.runs, job.errors) == (0, [])
 
 
 # signal handlers and finalizers
 
 
-def in_the_lock(pool: WorkerPool, call: Callable[[], object]) -> None:
-    """Have *call* made by this thread when it has the lock of the crew for the next time."""
-    lock = pool._workers._lock
+def test_a_signal_handler_may_shut_the_pool_down_while_its_thread_puts_a_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the middle of the start of a thread, under the lock."""
 
-    class Interrupting:
-        def acquire(self, blocking: bool = True) -> bool:
-            lock.acquire(blocking)
-            if pool._workers._lock is self:
-                pool._workers._lock = lock
-                call()
-            return True
+    def start(thread: threading.Thread) -> None:
+        monkeypatch.undo()
+        pool.shutdown(wait=False, cancel_futures=True)
+        thread.start()
 
-        def release(self) -> None:
-            lock.release()
-
-        def __enter__(self) -> None:
-            self.acquire()
-
-        def __exit__(self, *error: object) -> None:
-            self.release()
-
-    pool._workers._lock = Interrupting()  # type: ignore[assignment]
-
-
-def test_a_signal_handler_may_put_a_job_while_its_thread_puts_one() -> None:
-    """Also in the middle of the start of a thread, under the lock."""
-    for workers in (1, 2):
-        with WorkerPool(workers, max_threads=8) as pool:
-            jobs = [Told(), Told()]
-            in_the_lock(pool, lambda pool=pool, jobs=jobs: pool.put(jobs[1]))  # type: ignore[misc]
-            pool.put(jobs[0])
-            assert [job.wait().runs for job in jobs] == [1, 1]
-            with busy(pool, workers):
-                queued = pool.submit(int)
-                assert not queued.done()
-            queued.result(LIMIT)
-
-
-def test_a_signal_handler_may_shut_the_pool_down_while_its_thread_puts_a_job() -> None:
     with WorkerPool(1) as pool:
-        in_the_lock(pool, lambda: pool.shutdown(wait=False, cancel_futures=True))
+        monkeypatch.setattr(threading.Thread, "start", start)
         job = Told()
         pool.put(job)
         assert (job.runs, job.errors) == (0, [DROPPED])
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that sends signals")
-def test_signal_handlers_that_put_jobs_lose_none() -> None:
-    put = 0
-    with WorkerPool(2) as pool:
-        done: list[int] = []
-
-        def handle(number: int, frame: object) -> None:
-            nonlocal put
-            put += 1
-            pool.submit(done.append, put)
-
-        before = signal.signal(signal.SIGALRM, handle)
-        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-        try:
-            for number in range(3000):
-                pool.submit(done.append, -number)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-    assert len(done) == 3000 + put
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that sends signals")
-def test_keyboard_interrupts_while_jobs_are_put_cost_the_pool_no_place() -> None:
-    """Wherever they hit. A job may be done or not; the next ones are."""
-
-    class InterruptError(BaseException):
-        pass
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        # In the pool itself only: what the test does with it cannot stand one.
-        if frame is not None and frame.f_code.co_filename in files:
-            raise InterruptError
-
-    files = {_threads.__file__, _permits.__file__}
-    before = signal.signal(signal.SIGALRM, handle)
-    try:
-        with WorkerPool(3) as pool:
-            signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
-            for _ in range(20_000):
-                with contextlib.suppress(InterruptError):
-                    pool.put(Told())
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            wait_until(lambda: pool.statistics().busy == 0)
-            with busy(pool, 3):
-                assert not pool.submit(int).done()
-            pool.submit(int).result(LIMIT)
-            assert pool.statistics().queued == 0
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 # all of it
