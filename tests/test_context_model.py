@@ -18,16 +18,13 @@ from typing import Any
 import pytest
 from helpers.loops import LoopKind
 from helpers.steps import LIMIT
+from helpers.storm import OopsError
 
 from threadhop import WorkerPool, _variables, eventloop, exec_in_eventloop, threadpool
 
 VARS = [contextvars.ContextVar[str](f"variable {number}") for number in range(4)]
 PLACES = ("A", "B", "loop", "call")
 Step = tuple[Any, ...]
-
-
-class OopsError(Exception):
-    """What a program raises on purpose."""
 
 
 def program(rng: random.Random, *, is_shared: bool, depth: int = 0) -> list[Step]:
@@ -227,30 +224,22 @@ def courses(
     return loops.run(main, timeout=60)
 
 
-@pytest.mark.parametrize("seeds", [range(100)])
-def test_a_task_sees_its_variables_the_same_everywhere(
-    loops: LoopKind, pools: dict[str, Executor], seeds: range
-) -> None:
-    courses(loops, pools, seeds, is_shared=False)
-
-
-@pytest.mark.storm
 @pytest.mark.timeout(150)
-def test_a_task_sees_its_variables_the_same_everywhere_in_many_programs(
-    loops: LoopKind, pools: dict[str, Executor]
+@pytest.mark.parametrize("programs", [100, pytest.param(5_000, marks=pytest.mark.storm)])
+def test_a_task_sees_its_variables_the_same_everywhere(
+    loops: LoopKind, pools: dict[str, Executor], programs: int
 ) -> None:
-    courses(loops, pools, range(10_000, 15_000), is_shared=False)
+    courses(loops, pools, range(programs), is_shared=False)
 
 
 @pytest.mark.parametrize("is_shared", [False, True], ids=["alone", "shared"])
-@pytest.mark.parametrize("seeds", [range(1_000, 1_100)])
 def test_a_look_that_is_left_out_changes_nothing(
     loops: LoopKind,
     pools: dict[str, Executor],
     monkeypatch: pytest.MonkeyPatch,
-    seeds: range,
     is_shared: bool,
 ) -> None:
+    seeds = range(1_000, 1_100)
     as_it_is = courses(loops, pools, seeds, is_shared=is_shared)
     monkeypatch.setattr(_variables, "is_same_mapping", lambda context, copy: False)
     assert as_it_is == courses(loops, pools, seeds, is_shared=is_shared)

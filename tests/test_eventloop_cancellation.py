@@ -14,6 +14,7 @@ from helpers.places import OopsError, Trail, ended, forever, place, start
 from helpers.steps import LIMIT, Gate, busy, turns, until, wait_until
 
 from threadhop import check_cancelled, eventloop, threadpool
+from threadhop._loops._attributes import LOOP
 
 # --- two levels: each stage of one > loop > other > loop
 
@@ -220,7 +221,7 @@ def test_cancelled_on_its_way_to_the_loop_it_is_raised_in_the_worker(
         task = start(block())
         await until(gate.reached.is_set)
         gate.open()
-        home = asyncio.get_running_loop()._threadhop_loop  # type: ignore[attr-defined]
+        home = getattr(asyncio.get_running_loop(), LOOP)
         wait_until(lambda: len(home._queue) == 1)  # the loop stands still
         task.cancel("stop")
         await until(task.done)

@@ -45,33 +45,27 @@ async def call(executor: Executor) -> int:
     return await exec_in_executor(executor, threading.get_ident)
 
 
-async def all_end(tasks: int, *, of_view: bool) -> None:
-    with WorkerPool(4) as pool:
-        executor = pool.limited(3) if of_view else pool
-        with busy(pool, 4):
-            crowd = [asyncio.ensure_future(block(executor)) for _ in range(tasks)]
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-        threads = await asyncio.gather(*crowd)
-        assert len(threads) == tasks
-        assert 1 <= len(set(threads)) <= 4
-        assert threading.get_ident() not in threads
+SOAKING = pytest.param(100_000, 100, marks=[pytest.mark.soak, pytest.mark.timeout(120)])
 
 
 @pytest.mark.parametrize("of_view", [False, True], ids=["pool", "view"])
+@pytest.mark.parametrize(("tasks", "timeout"), [(3_000, 15), SOAKING])
 def test_thousands_of_blocks_that_are_queued_at_once_all_end(
-    loops: LoopKind, of_view: bool
+    loops: LoopKind, tasks: int, timeout: int, of_view: bool
 ) -> None:
-    loops.run(all_end(3_000, of_view=of_view))
+    async def main() -> None:
+        with WorkerPool(4) as pool:
+            executor = pool.limited(3) if of_view else pool
+            with busy(pool, 4):
+                crowd = [asyncio.ensure_future(block(executor)) for _ in range(tasks)]
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            threads = await asyncio.gather(*crowd)
+            assert len(threads) == tasks
+            assert 1 <= len(set(threads)) <= 4
+            assert threading.get_ident() not in threads
 
-
-@pytest.mark.soak
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("of_view", [False, True], ids=["pool", "view"])
-def test_a_hundred_thousand_blocks_that_are_queued_at_once_all_end(
-    loops: LoopKind, of_view: bool
-) -> None:
-    loops.run(all_end(100_000, of_view=of_view), timeout=100)
+    loops.run(main, timeout=timeout)
 
 
 async def bytes_of_each(job: Callable[[], Coroutine[Any, Any, object]], tasks: int) -> float:

@@ -130,16 +130,12 @@ class StormOfParts(Storm):
                 self.check(here() == worker, "the finally of a generator in another thread")
 
 
-def test_every_task_of_a_storm_ends(loops: LoopKind) -> None:
-    storm = run_storm(StormOfParts, loops, seed=1, tasks=200, trips=2)
-    assert storm.values >= 100
-    assert storm.cancelled, "nothing was looked at"
+LONG = [pytest.param(seed, 8, marks=pytest.mark.storm) for seed in range(1000, 1020)]
 
 
-@pytest.mark.storm
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("run", range(20))
-def test_every_task_of_a_long_storm_ends(loops: LoopKind, run: int) -> None:
-    storm = run_storm(StormOfParts, loops, 1000 + run, tasks=200, trips=8)
+@pytest.mark.parametrize(("seed", "trips"), [(1, 2), *LONG])
+def test_every_task_of_a_storm_ends(loops: LoopKind, seed: int, trips: int) -> None:
+    storm = run_storm(StormOfParts, loops, seed, tasks=200, trips=trips)
     assert storm.values >= 100
     assert storm.cancelled, "nothing was looked at"

@@ -6,7 +6,7 @@ import asyncio
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import (
     BrokenExecutor,
     CancelledError,
@@ -15,37 +15,18 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     ThreadPoolExecutor,
 )
+from functools import partial
 from typing import Any
 
 import pytest
-from helpers.loops import LOOPS, LoopKind
+from helpers.loops import LOOPS, LoopKind, on_every_loop
+from helpers.places import on_loop_thread, on_thread_of
+from helpers.steps import LIMIT, HeldExecutor, busy, turns, wait_until
 
-from threadhop import threadpool
-
-#: In seconds: nothing takes this long, unless it hangs.
-LIMIT = 5.0
+from threadhop import eventloop, exec_in_eventloop, threadpool
 
 #: The kinds of loop that show their default executor to others.
 SHOWING = [kind for kind in LOOPS if kind.name != "uvloop" and kind.has_current_task]
-
-
-@pytest.fixture
-def one_thread(executor_class: type[ThreadPoolExecutor]) -> Iterator[Executor]:
-    with executor_class(max_workers=1, thread_name_prefix="single") as pool:
-        yield pool
-
-
-def on_loop_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
-def on_thread_of(prefix: str) -> bool:
-    return threading.current_thread().name.startswith(prefix)
-
-
-def pool_of(thread: threading.Thread) -> str:
-    """What the names of all threads of its pool begin with."""
-    return thread.name.rpartition("_")[0]
 
 
 async def enter(executor: Executor | None) -> None:
@@ -55,10 +36,14 @@ async def enter(executor: Executor | None) -> None:
 
 
 async def assert_refused(
-    executor: Executor, sound: Executor, error: type[BaseException], text: str | None = None
+    executor: Executor | None, sound: Executor, error: type[BaseException], text: str | None
 ) -> BaseException:
     """The entry raises *error*, on the loop thread or within a block, and all goes on after it."""
-    # On the loop thread.
+    # On the loop thread. It does not look like a cancelled task.
+    task = asyncio.get_running_loop().create_task(enter(executor))
+    await asyncio.wait({task})
+    assert not task.cancelled()
+    assert isinstance(task.exception(), error)
     with pytest.raises(error, match=text) as caught:
         await enter(executor)
     assert type(caught.value) is not asyncio.CancelledError
@@ -81,9 +66,16 @@ async def assert_refused(
 # --- refused at the call ---
 
 
-@pytest.mark.parametrize("wrong", [3, "pool", object(), [], int, Future])
+class OwnProcessPool(ProcessPoolExecutor):
+    pass
+
+
+NO_EXECUTORS = [3, "pool", [], int, Future]
+
+
+@pytest.mark.parametrize("wrong", NO_EXECUTORS, ids=lambda wrong: type(wrong).__name__)
 def test_what_is_no_executor_is_refused_at_the_call(wrong: Any) -> None:
-    """TypeError, with what was given, before anything is entered."""
+    """With what was given, before anything is entered."""
     with pytest.raises(TypeError, match="Executor") as caught:
         threadpool(wrong)
     assert repr(wrong) in str(caught.value)
@@ -95,58 +87,126 @@ def test_an_executor_class_is_refused_at_the_call() -> None:
         threadpool(ThreadPoolExecutor)
 
 
-def test_a_process_pool_is_refused_at_the_call() -> None:
-    """A block cannot leave this process; the text says what to use instead."""
-    with (
-        ProcessPoolExecutor(1) as pool,
-        pytest.raises(TypeError, match=r"ProcessPoolExecutor.*ThreadPoolExecutor"),
-    ):
-        threadpool(pool)
-
-
-def test_a_subclass_of_a_process_pool_is_refused_at_the_call() -> None:
-    """What counts is what it is, not what it is called."""
-
-    class Own(ProcessPoolExecutor):
-        pass
-
-    with Own(1) as pool, pytest.raises(TypeError, match="ThreadPoolExecutor"):
-        threadpool(pool)
-
-
+REMOTE: list[type[Executor]] = [ProcessPoolExecutor, OwnProcessPool]
 if sys.version_info >= (3, 14):
     from concurrent.futures import InterpreterPoolExecutor
 
-    def test_an_interpreter_pool_is_refused_at_the_call() -> None:
-        """Although it is a subclass of ThreadPoolExecutor."""
-        with (
-            InterpreterPoolExecutor(1) as pool,
-            pytest.raises(TypeError, match=r"InterpreterPoolExecutor.*ThreadPoolExecutor"),
-        ):
-            threadpool(pool)
+    REMOTE.append(InterpreterPoolExecutor)  # although it is a subclass of ThreadPoolExecutor
+
+
+@pytest.mark.parametrize("kind", REMOTE, ids=lambda kind: kind.__name__)
+def test_a_pool_outside_of_this_process_is_refused_at_the_call(kind: Any) -> None:
+    """The text names it and says what to use instead."""
+    name = "ProcessPoolExecutor" if kind is OwnProcessPool else kind.__name__
+    with kind(1) as pool, pytest.raises(TypeError, match=f"{name}.*ThreadPoolExecutor"):
+        threadpool(pool)
 
 
 # --- refused at the entry ---
 
 
-def test_an_executor_that_was_shut_down_raises_at_entry(
-    loops: LoopKind, executor: Executor, executor_class: type[ThreadPoolExecutor]
+class Submits(Executor):
+    """What becomes of a job is given."""
+
+    def __init__(self, submit: Callable[[Future[Any], Callable[[], Any]], object]) -> None:
+        self._submit = submit
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._submit(future, partial(fn, *args, **kwargs))
+        return future
+
+
+def run_here(future: Future[Any], job: Callable[[], Any]) -> None:
+    """As stubs in tests do. The body would block the loop."""
+    future.set_result(job())
+
+
+def run_nowhere(future: Future[Any], _: object) -> None:
+    future.set_result(None)
+
+
+def drop(future: Future[Any], _: object) -> None:
+    assert future.cancel()
+    future.set_running_or_notify_cancel()
+
+
+def refuse(*_: object) -> None:
+    raise ValueError("in submit")
+
+
+def fail_with(kind: type[Exception], future: Future[Any], _: object) -> None:
+    future.set_exception(kind("no machine"))
+
+
+def pickle_here(_: object, job: Any) -> None:
+    """A remote executor in disguise."""
+    pickle.dumps(job.func)
+    raise AssertionError("the job could be pickled")
+
+
+def pickle_later(future: Future[Any], job: Any) -> None:
+    """The same, with the failure in the future, as process pools do it."""
+
+    def send() -> None:
+        try:
+            future.set_result(pickle.dumps(job.func))
+        except Exception as exc:
+            future.set_exception(exc)
+
+    threading.Thread(target=send).start()
+
+
+REFUSING: dict[str, tuple[Callable[..., object], type[Exception], str]] = {
+    "runs it in submit": (run_here, RuntimeError, "in the thread that submitted it"),
+    "says it is done": (run_nowhere, RuntimeError, "did not run it"),
+    "drops it": (drop, RuntimeError, "dropped"),
+    "raises in submit": (refuse, ValueError, "in submit"),
+    "fails": (partial(fail_with, LookupError), LookupError, "no machine"),
+    "fails as cancelled": (partial(fail_with, CancelledError), CancelledError, "no machine"),
+    "pickles in submit": (pickle_here, TypeError, "Submits.*ThreadPoolExecutor"),
+    "pickles later": (pickle_later, TypeError, "Submits.*ThreadPoolExecutor"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSING)
+@on_every_loop
+async def test_an_executor_that_does_not_run_the_job_is_refused_at_entry(
+    executor: Executor, what: str
 ) -> None:
-    """Its own error, at the entry and on the loop thread."""
+    """With its own error where it has one, else with one that says what it did."""
+    submit, error, text = REFUSING[what]
+    await assert_refused(Submits(submit), executor, error, text)
+
+
+@on_every_loop
+async def test_the_error_of_submit_is_that_very_object() -> None:
+    raised = ValueError("in submit")
+
+    def refuse(*_: object) -> None:
+        raise raised
+
+    with pytest.raises(ValueError, match="in submit") as caught:
+        await enter(Submits(refuse))
+    assert caught.value is raised
+    assert "refuse" in [entry.name for entry in caught.traceback]
+
+
+@on_every_loop
+async def test_an_executor_that_was_shut_down_raises_at_entry(
+    executor: Executor, executor_class: type[ThreadPoolExecutor]
+) -> None:
     pool = executor_class(1)
     pool.shutdown()
     with pytest.raises(RuntimeError) as expected:
         pool.submit(int)
 
-    async def main() -> None:
-        error = await assert_refused(pool, executor, RuntimeError, "after shutdown")
-        assert str(error) == str(expected.value)
-
-    loops.run(main)
+    error = await assert_refused(pool, executor, RuntimeError, "after shutdown")
+    assert str(error) == str(expected.value)
 
 
-def test_an_executor_whose_initializer_fails_raises_at_entry(
-    loops: LoopKind,
+@on_every_loop
+async def test_an_executor_whose_initializer_fails_raises_at_entry(
     executor: Executor,
     executor_class: type[ThreadPoolExecutor],
     expect_loop_errors: list[Any],
@@ -157,261 +217,33 @@ def test_an_executor_whose_initializer_fails_raises_at_entry(
         raise ValueError("in the initializer")
 
     with executor_class(1, initializer=initializer) as pool:
-
-        async def main() -> None:
-            with pytest.raises(BrokenExecutor):
-                await enter(pool)
-            assert on_loop_thread()
-            await assert_refused(pool, executor, BrokenExecutor)
-
-        loops.run(main)
+        await assert_refused(pool, executor, BrokenExecutor, None)
 
 
-def test_a_block_that_is_dropped_from_the_queue_raises_at_entry(
-    loops: LoopKind, executor: Executor, executor_class: type[ThreadPoolExecutor]
+@on_every_loop
+async def test_a_block_that_is_dropped_from_the_queue_raises_at_entry(
+    executor_class: type[ThreadPoolExecutor],
 ) -> None:
     """``shutdown(cancel_futures=True)``: an error, and not one that looks like a cancellation."""
-    release, busy = threading.Event(), threading.Event()
-
-    def work() -> None:
-        busy.set()
-        assert release.wait(LIMIT)
-
-    with executor_class(1) as pool:
-
-        async def main() -> None:
-            pool.submit(work)
-            assert busy.wait(LIMIT)
-            queued = asyncio.create_task(enter(pool))
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            try:
-                pool.shutdown(wait=False, cancel_futures=True)
-                await asyncio.wait({queued})
-            finally:
-                release.set()
-            assert not queued.cancelled()
-            error = queued.exception()
-            assert isinstance(error, RuntimeError)
-            assert "cancel_futures" in str(error)
-            async with threadpool(executor):
-                assert not on_loop_thread()
-
-        loops.run(main)
-
-
-def test_a_nested_block_that_is_dropped_from_the_queue_raises_at_its_entry(
-    loops: LoopKind, executor: Executor, executor_class: type[ThreadPoolExecutor]
-) -> None:
-    """In the outer worker, which goes on and leaves as usual."""
-    release, busy = threading.Event(), threading.Event()
-
-    def work() -> None:
-        busy.set()
-        assert release.wait(LIMIT)
-
-    with executor_class(1) as pool:
-
-        async def main() -> None:
-            pool.submit(work)
-            assert busy.wait(LIMIT)
-            loop = asyncio.get_running_loop()
-            shut_down = lambda: pool.shutdown(wait=False, cancel_futures=True)  # noqa: E731
-            async with threadpool(executor):
-                outer = threading.current_thread()
-                # The job has been submitted by the time at which this worker is parked, that is
-                # when it runs no Python code of ours: the loop may shut the pool down only then.
-                waiting = enter(Queued(pool, lambda: loop.call_soon_threadsafe(shut_down)))
-                try:
-                    with pytest.raises(RuntimeError, match="cancel_futures"):
-                        await waiting
-                finally:
-                    release.set()
-                assert threading.current_thread() is outer
-            assert on_loop_thread()
-
-        loops.run(main)
-
-
-class Queued(Executor):
-    """Hands jobs to a pool, and calls a function after each."""
-
-    def __init__(self, pool: Executor, then: Callable[[], object]) -> None:
-        self.pool = pool
-        self.then = then
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future = self.pool.submit(fn, *args, **kwargs)
-        self.then()
-        return future
-
-
-class PicklesInSubmit(Executor):
-    """A remote executor in disguise: it pickles each job, at once."""
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        pickle.dumps(fn)
-        raise AssertionError("the job could be pickled")
-
-
-class PicklesLater(Executor):
-    """The same, with the failure in the future, as process pools do it."""
-
-    def __init__(self) -> None:
-        self.helpers: list[threading.Thread] = []
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self.helpers.append(threading.Thread(target=self.send, args=(fn, future)))
-        self.helpers[-1].start()
-        return future
-
-    def send(self, fn: Any, future: Future[Any]) -> None:
-        try:
-            future.set_result(pickle.dumps(fn))
-        except Exception as exc:
-            future.set_exception(exc)
-
-
-class Raises(Executor):
-    """``submit`` has an error of its own."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        raise self.error
-
-
-class Inline(Executor):
-    """Runs the job in ``submit``, as stubs in tests do."""
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except BaseException as exc:
-            future.set_exception(exc)
-        return future
-
-
-class Answers(Executor):
-    """Never runs the job; what comes of its future is given."""
-
-    def __init__(self, end: Callable[[Future[Any]], object]) -> None:
-        self.end = end
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self.end(future)
-        return future
-
-
-@pytest.mark.parametrize("kind", [PicklesInSubmit, PicklesLater])
-def test_an_executor_that_pickles_its_jobs_is_refused_at_entry(
-    loops: LoopKind, executor: Executor, kind: type[Executor]
-) -> None:
-    """Our TypeError, which names it and what to use instead."""
-    remote = kind()
-
-    async def main() -> None:
-        await assert_refused(remote, executor, TypeError, f"{kind.__name__}.*ThreadPoolExecutor")
-
-    loops.run(main)
-
-
-def test_the_error_of_submit_is_raised_at_entry(loops: LoopKind, executor: Executor) -> None:
-    """That very object, with the executor's own frame in its traceback."""
-    raised = ValueError("in submit")
-
-    async def main() -> None:
-        assert await assert_refused(Raises(raised), executor, ValueError, "in submit") is raised
-
-    loops.run(main)
-
-
-def test_an_executor_that_runs_jobs_inline_is_refused_at_entry(
-    loops: LoopKind, executor: Executor
-) -> None:
-    """Its body would block the loop."""
-
-    async def main() -> None:
-        await assert_refused(Inline(), executor, RuntimeError, "in the thread that submitted it")
-
-    loops.run(main)
-
-
-def test_an_executor_that_cancels_the_job_raises_at_entry(
-    loops: LoopKind, executor: Executor
-) -> None:
-    """Not as a cancelled task."""
-    dropping = Answers(lambda future: (future.cancel(), future.set_running_or_notify_cancel()))
-
-    async def main() -> None:
-        await assert_refused(dropping, executor, RuntimeError, "dropped")
-
-    loops.run(main)
-
-
-def test_an_executor_that_fails_the_job_raises_at_entry(
-    loops: LoopKind, executor: Executor
-) -> None:
-    """The executor's own error."""
-    raised = LookupError("no machine")
-    failing = Answers(lambda future: future.set_exception(raised))
-
-    async def main() -> None:
-        assert await assert_refused(failing, executor, LookupError, "no machine") is raised
-
-    loops.run(main)
-
-
-def test_an_executor_that_fails_the_job_with_cancelled_error_raises_at_entry(
-    loops: LoopKind, executor: Executor
-) -> None:
-    """``concurrent.futures.CancelledError`` as an error: nobody cancelled this task."""
-    failing = Answers(lambda future: future.set_exception(CancelledError()))
-
-    async def child() -> None:
-        await enter(failing)
-
-    async def main() -> None:
-        task = asyncio.create_task(child())
-        await asyncio.wait({task})
-        assert not task.cancelled()
-        assert task.exception() is not None
-
-    loops.run(main)
-
-
-def test_an_executor_that_finishes_the_job_without_running_it_raises_at_entry(
-    loops: LoopKind, executor: Executor
-) -> None:
-    """A result for what never ran is a lie, and told so."""
-    lying = Answers(lambda future: future.set_result(None))
-
-    async def main() -> None:
-        await assert_refused(lying, executor, RuntimeError, "did not run it")
-
-    loops.run(main)
-
-
-def test_an_executor_that_never_runs_the_job_can_be_given_up(
-    loops: LoopKind, executor: Executor
-) -> None:
+    with executor_class(1) as pool, busy(pool):
+        queued = asyncio.get_running_loop().create_task(enter(pool))
+        await turns()
+        pool.shutdown(wait=False, cancel_futures=True)
+        await asyncio.wait({queued})
+        assert not queued.cancelled()
+        with pytest.raises(RuntimeError, match="cancel_futures"):
+            await queued
+
+
+@on_every_loop
+async def test_an_executor_that_never_runs_the_job_can_be_given_up() -> None:
     """Nobody can know that it never will; a cancel ends the wait, and the body never runs."""
-    silent = Answers(lambda future: None)
-
-    async def main() -> None:
-        task = asyncio.create_task(enter(silent))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert not task.done()
-        task.cancel()
-        await asyncio.wait({task})
-        assert task.cancelled()
-
-    loops.run(main)
+    task = asyncio.get_running_loop().create_task(enter(HeldExecutor()))
+    await turns()
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
 
 
 # --- odd ones that work ---
@@ -437,6 +269,13 @@ class NeverDone(ReturnsNone):
         return Future()
 
 
+class Falsy(ReturnsNone):
+    """Has a length, as a pool that counts its jobs might have, and is empty at first."""
+
+    def __len__(self) -> int:
+        return 0
+
+
 class RunsThenRaises(ReturnsNone):
     """Starts the job, and fails afterwards."""
 
@@ -456,53 +295,73 @@ class RunsThenRaises(ReturnsNone):
         raise ValueError("too late")
 
 
-class Falsy(ReturnsNone):
-    """Has a length, as a pool that counts its jobs might have, and is empty at first."""
-
-    def __len__(self) -> int:
-        return 0
-
-
-@pytest.mark.parametrize("kind", [ReturnsNone, NeverDone, Falsy])
-def test_an_odd_executor_that_runs_its_jobs_in_threads_works(
-    loops: LoopKind, one_thread: Executor, kind: type[ReturnsNone]
+@pytest.mark.parametrize("kind", [ReturnsNone, NeverDone, Falsy, RunsThenRaises])
+@on_every_loop
+async def test_an_odd_executor_that_runs_its_jobs_in_threads_works(
+    one: Executor, kind: type[ReturnsNone]
 ) -> None:
-    """The block needs nothing but that the job is run, in another thread."""
-    odd = kind()
+    """The block needs nothing but that the job is run, in another thread.
 
-    async def main() -> None:
+    An error of ``submit`` that comes after that is not for the task, which runs already.
+    """
+    odd = kind()
+    async with threadpool(odd):
+        assert on_thread_of("odd")
+    assert on_loop_thread()
+    async with threadpool(one):
         async with threadpool(odd):
             assert on_thread_of("odd")
-        assert on_loop_thread()
-        async with threadpool(one_thread):
-            async with threadpool(odd):
-                assert on_thread_of("odd")
-            assert on_thread_of("single")
-        assert on_loop_thread()
-
-    loops.run(main)
+        assert on_thread_of("one")
+    assert on_loop_thread()
 
 
-def test_an_error_of_submit_after_the_body_has_begun_is_not_for_the_task(
-    loops: LoopKind,
-) -> None:
-    """The body runs already; the task cannot be in two places."""
-    ran = []
+@on_every_loop
+async def test_executors_are_told_apart_by_identity() -> None:
+    """Two pools that are equal are two: a nested block of the other one moves there."""
 
-    async def main() -> None:
-        for _ in range(3):
-            async with threadpool(odd):
-                ran.append(on_thread_of("odd"))
-            assert on_loop_thread()
+    class Equal(ThreadPoolExecutor):
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Equal)
 
-    odd = RunsThenRaises()
-    loops.run(main)
-    assert ran == [True, True, True]
+        __hash__ = ThreadPoolExecutor.__hash__
+
+    with Equal(1, "one") as one, Equal(1, "two") as two:
+        async with threadpool(one):
+            async with threadpool(two):
+                assert on_thread_of("two")
+            assert on_thread_of("one")
+
+
+@on_every_loop
+async def test_a_body_that_runs_inside_another_one_leaves_that_as_it_was() -> None:
+    """An executor that helps out while it waits runs the next job in the thread of the first."""
+
+    async def inner(held: HeldExecutor) -> threading.Thread:
+        async with threadpool(held):
+            return threading.current_thread()
+
+    loop = asyncio.get_running_loop()
+    with HeldExecutor(after_submit=lambda: len(held.jobs) == 1 and held.start(0)) as held:
+        async with threadpool(held):
+            thread = threading.current_thread()
+            nested = asyncio.run_coroutine_threadsafe(inner(held), loop)
+            wait_until(lambda: len(held.jobs) == 2)
+            held.run(1)
+            assert exec_in_eventloop(on_loop_thread)
+            async with eventloop():
+                assert on_loop_thread()
+            assert threading.current_thread() is thread
+        assert await asyncio.wrap_future(nested) is thread
 
 
 # --- the default ---
 #
 # The loop ends its default executor with asyncio.timeout, which needs a current task.
+
+
+def pool_of(thread: threading.Thread) -> str:
+    """What the names of all threads of its pool begin with."""
+    return thread.name.rpartition("_")[0]
 
 
 def test_without_an_executor_the_default_one_of_the_loop_is_used(
@@ -517,8 +376,6 @@ def test_without_an_executor_the_default_one_of_the_loop_is_used(
             async with threadpool():
                 assert on_thread_of("first")
             loop.set_default_executor(second)
-            async with threadpool():
-                assert on_thread_of("second")
             async with threadpool(None):
                 assert on_thread_of("second")
         await loop.shutdown_default_executor()
@@ -526,58 +383,30 @@ def test_without_an_executor_the_default_one_of_the_loop_is_used(
     current_task_loops.run(main)
 
 
-def test_without_a_default_executor_the_loop_makes_one(current_task_loops: LoopKind) -> None:
-    """The one that ``to_thread`` then uses too."""
-
-    async def main() -> None:
-        async with threadpool():
-            first = pool_of(threading.current_thread())
-            assert not on_loop_thread()
-        assert on_loop_thread()
-        assert pool_of(await asyncio.to_thread(threading.current_thread)) == first
-
-    current_task_loops.run(main)
-
-
-def test_the_default_executor_after_its_shutdown_raises_at_entry(
+def test_a_loop_without_a_default_executor_makes_the_one_of_to_thread(
     current_task_loops: LoopKind,
 ) -> None:
-    """The loop's own error, or that of its executor."""
-
-    async def main() -> None:
-        async with threadpool():
-            pass
-        await asyncio.get_running_loop().shutdown_default_executor()
-        with pytest.raises(RuntimeError, match="shutdown"):
-            await enter(None)
-        assert on_loop_thread()
-        await asyncio.sleep(0)
-
-    current_task_loops.run(main)
-
-
-def test_a_nested_block_of_the_default_executor_stays(current_task_loops: LoopKind) -> None:
-    """Also if the loop had none before the first block."""
+    """A nested block of it stays on the thread."""
 
     async def main() -> None:
         for _ in range(2):
             async with threadpool():
                 outer = threading.current_thread()
+                assert not on_loop_thread()
                 async with threadpool():
                     assert threading.current_thread() is outer
                 assert threading.current_thread() is outer
             assert on_loop_thread()
+        assert pool_of(await asyncio.to_thread(threading.current_thread)) == pool_of(outer)
 
     current_task_loops.run(main)
 
 
 def test_a_nested_block_makes_the_default_executor(
-    current_task_loops: LoopKind, one_thread: Executor
+    current_task_loops: LoopKind, one: Executor
 ) -> None:
-    """``threadpool()`` in a block of another executor, when the loop has no executor of its own."""
-
     async def main() -> None:
-        async with threadpool(one_thread):
+        async with threadpool(one):
             outer = threading.current_thread()
             async with threadpool():
                 inner = threading.current_thread()
@@ -585,7 +414,7 @@ def test_a_nested_block_makes_the_default_executor(
                 assert not on_loop_thread()
                 async with threadpool():
                     assert threading.current_thread() is inner
-                async with threadpool(one_thread):
+                async with threadpool(one):
                     assert threading.current_thread() is outer
             assert threading.current_thread() is outer
         assert on_loop_thread()
@@ -594,48 +423,39 @@ def test_a_nested_block_makes_the_default_executor(
     current_task_loops.run(main)
 
 
-def test_a_nested_block_of_a_default_executor_that_was_shut_down_raises_at_its_entry(
-    current_task_loops: LoopKind, one_thread: Executor
+@pytest.mark.parametrize("used", [False, True], ids=["never-made", "used"])
+def test_the_default_executor_after_its_shutdown_raises_at_entry(
+    current_task_loops: LoopKind, one: Executor, used: bool
 ) -> None:
-    """In the outer worker, as for an executor that is named."""
+    """The loop's own error, or that of its executor."""
 
     async def main() -> None:
+        if used:
+            async with threadpool():
+                pass
         await asyncio.get_running_loop().shutdown_default_executor()
-        async with threadpool(one_thread):
-            with pytest.raises(RuntimeError, match="shutdown"):
-                await enter(None)
-            assert on_thread_of("single")
-        assert on_loop_thread()
+        await assert_refused(None, one, RuntimeError, "shutdown")
 
     current_task_loops.run(main)
 
 
 @pytest.mark.parametrize("showing", SHOWING, ids=str)
-def test_the_default_executor_by_name_is_the_same(showing: LoopKind) -> None:
+@pytest.mark.parametrize("made", [False, True], ids=["set", "made-by-a-block"])
+def test_the_default_executor_by_name_is_the_same(showing: LoopKind, made: bool) -> None:
     """None and the executor itself: nested, the code stays on its thread, either way round."""
 
     async def main() -> None:
-        pool = ThreadPoolExecutor(1, "default")
-        asyncio.get_running_loop().set_default_executor(pool)
-        for outer, inner in ((None, pool), (pool, None)):
-            async with threadpool(outer):
-                thread = threading.current_thread()
-                async with threadpool(inner):
-                    assert threading.current_thread() is thread
-            assert on_loop_thread()
-
-    showing.run(main)
-
-
-@pytest.mark.parametrize("showing", SHOWING, ids=str)
-def test_the_default_executor_that_a_block_made_is_the_same_by_name(showing: LoopKind) -> None:
-    """The first block did not know it by its name yet, the nested one does."""
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
+        loop: Any = asyncio.get_running_loop()
+        if not made:
+            loop.set_default_executor(ThreadPoolExecutor(1))
         async with threadpool():
             thread = threading.current_thread()
-            async with threadpool(loop._default_executor):  # type: ignore[attr-defined]
+            # (The first block did not know it by its name yet.)
+            async with threadpool(loop._default_executor):
+                assert threading.current_thread() is thread
+        async with threadpool(loop._default_executor):
+            thread = threading.current_thread()
+            async with threadpool():
                 assert threading.current_thread() is thread
         assert on_loop_thread()
 

@@ -19,8 +19,9 @@ rooms, from the public face down; imports point down only, for types too:
 - a function on a worker: ``_call_job.py``, ``_remote.py`` (in another process), ``_thread_loop.py``
   (the worker's own loop)
 - the event loops, ``_loops``; what a strand asks of one is in ``_interface.py``. asyncio's:
-  ``_loops/_asyncio.py``, ``_loops/_entry_queue.py``, ``_loops/_asyncio_futures.py``,
-  ``_loops/_from_thread.py``, ``_loops/_default_executor.py``. Another library is another file there
+  ``_loops/_asyncio.py``, ``_loops/_attributes.py``, ``_loops/_entry_queue.py``,
+  ``_loops/_asyncio_futures.py``, ``_loops/_from_thread.py``, ``_loops/_default_executor.py``.
+  Another library is another file there
 - where jobs wait: ``_executors.py`` (the way to a worker), ``_away.py`` (workers that wait for a
   task), ``_pool`` (``WorkerPool``): ``_pool/_limited_view.py``, ``_pool/_threads.py``,
   ``_pool/_permits.py`` (who may work), ``_pool/_work_item.py``

@@ -209,9 +209,10 @@ class BlockJob:
         _away.mark_away(self, self._towards)
         try:
             arrived: list[WorkerSuspension | None] = []
+            taker = object()  # Another one for each parking.
             for _ in range(STRAYS):
                 try:
-                    return self._wait(strand, inbox, arrived)
+                    return self._wait(strand, inbox, arrived, taker)
                 except BaseException as exc:
                     self.stray = exc  # From outside: the task must find its worker all the same.
             raise self.stray  # type: ignore[misc]
@@ -219,9 +220,13 @@ class BlockJob:
             _away.mark_back(self)
 
     def _wait(
-        self, strand: AnyStrand, inbox: Inbox, arrived: list[WorkerSuspension | None]
+        self,
+        strand: AnyStrand,
+        inbox: Inbox,
+        arrived: list[WorkerSuspension | None],
+        taker: object,
     ) -> AnyStrand | None:
-        """Interrupted by an exception, it may be repeated, with the same *arrived*."""
+        """Interrupted by an exception, it may be repeated, with the same arguments."""
         while True:
             if not arrived:
                 try:
@@ -230,13 +235,13 @@ class BlockJob:
                     arrived.extend(map(inbox.get, (True,), (POLL,)))
                 except queue.Empty:
                     if all(holder.is_gone() for holder in self._tasks(strand)):
-                        return self._give_up(strand, inbox)
+                        return self._give_up(strand, inbox, taker)
                     continue
             suspension = arrived[0]
             if suspension is None:
                 if not self.holders:
                     return None
-            elif (found := suspension.take(arrived)) is not None:
+            elif (found := suspension.take(taker)) is not None:
                 return found
             arrived.clear()
 
@@ -244,7 +249,7 @@ class BlockJob:
         """The tasks that may come back here."""
         return list(self.holders or (strand,))
 
-    def _give_up(self, strand: AnyStrand, inbox: Inbox) -> AnyStrand | None:
+    def _give_up(self, strand: AnyStrand, inbox: Inbox, taker: object) -> AnyStrand | None:
         """Every task is gone: park no more. Returns one that came just now."""
         self.has_given_up = True
         # ``unpark`` puts, then reads that; this wrote it, then looks. So one of the two sees the
@@ -256,7 +261,7 @@ class BlockJob:
                 if holder.is_in_loop_part_of(self):
                     holder.abandon()
             return None
-        found = None if suspension is None else suspension.take(inbox)
+        found = None if suspension is None else suspension.take(taker)
         if found is not None:
             self.has_given_up = False
         return found
@@ -267,7 +272,7 @@ class BlockJob:
         """Have the parked worker go on with the task."""
         assert self._inbox is not None, "made before the worker parked"
         self._inbox.put(suspension)
-        if self.has_given_up and (strand := suspension.take(self)) is not None:
+        if self.has_given_up and (strand := suspension.take(object())) is not None:
             strand.worker_is_gone()
 
     def release_worker(self, strand: AnyStrand) -> None:

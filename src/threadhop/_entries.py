@@ -158,6 +158,12 @@ def job_on(entries: Entries, executor: Executor) -> BlockJob | None:
     return None
 
 
+def may_be_left(entries: Entries) -> bool:
+    """Whether some code still has the ``eventloop()`` object of a loop part in there."""
+    parts = [entry.manager for entry in entries if isinstance(entry.manager, LoopPart)]
+    return any(part.manager() is not None for part in parts)
+
+
 def split(entries: Entries, manager: object, leaving: Leaving) -> tuple[Entries, Entries]:
     """The group of entries that must be left with *manager*; and the rest.
 

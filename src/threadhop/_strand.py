@@ -43,6 +43,7 @@ from ._entries import (
     job_on,
     jobs_of,
     leaving,
+    may_be_left,
     split,
 )
 from ._errors import LOOP_CLOSED, LOOP_STOPPED, TASK_LEFT, warn
@@ -315,7 +316,7 @@ class Strand:
     def _end_in_worker(self, outcome: Outcome) -> None:
         """The coroutine came to its end, and was still inside of blocks."""
         suspension = self.suspension
-        if self.is_abandoned or suspension is None:  # In the child of a fork.
+        if suspension is None or self.is_abandoned:  # In the child of a fork.
             return
         warn(
             "a task ended inside the block at %s, and is finished from there. Did an async "
@@ -348,12 +349,7 @@ class Strand:
         """Whether the task can never come back from the loop, nor another one in its place."""
         has_ended = self.task_has_ended
         return self.loop.is_gone() or (
-            has_ended is not None
-            and has_ended()
-            and not any(
-                isinstance(entry.manager, LoopPart) and entry.manager.manager() is not None
-                for entry in self.entries
-            )
+            has_ended is not None and has_ended() and not may_be_left(self.entries)
         )
 
     def is_in_loop_part_of(self, job: BlockJob) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import io
 import sys
 import threading
@@ -146,3 +148,30 @@ def _loop_kinds() -> list[LoopKind]:
 
 
 LOOPS = _loop_kinds()
+
+
+def on_every_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Make a test of a coroutine function: it runs in a task of each kind.
+
+    That is short for a test that takes the fixture ``loops`` and calls ``loops.run(main)``.
+    """
+
+    @functools.wraps(test)
+    def run(loops: LoopKind, **fixtures: Any) -> None:
+        loops.run(test(**fixtures))
+
+    signature = inspect.signature(test)
+    loops = inspect.Parameter("loops", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = [loops, *signature.parameters.values()]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return run
+
+
+def on_one_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Make a test of a coroutine function: where the kind of loop makes no difference."""
+
+    @functools.wraps(test)
+    def run(**fixtures: Any) -> None:
+        LOOPS[0].run(test(**fixtures))
+
+    return run

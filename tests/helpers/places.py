@@ -26,6 +26,19 @@ def place() -> str:
     return "loop" if thread is threading.main_thread() else thread.name
 
 
+def on_loop_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def on_thread_of(prefix: str) -> bool:
+    return threading.current_thread().name.startswith(prefix)
+
+
+def on_worker() -> bool:
+    """Whether this is a thread of the fixture ``executor``."""
+    return on_thread_of("worker")
+
+
 class Trail:
     """The steps of a test, each with its place."""
 
@@ -77,3 +90,11 @@ async def assert_is_whole(executor: Executor, workers: int) -> None:
             barrier.wait()
 
     await asyncio.gather(*(block() for _ in range(workers)))
+
+
+async def in_block_of(*executors: Executor) -> None:
+    """Each of them has a free worker that runs a body; the task comes back from it."""
+    for executor in executors:
+        async with threadpool(executor):
+            assert not on_loop_thread()
+        assert on_loop_thread()

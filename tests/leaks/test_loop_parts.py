@@ -25,6 +25,7 @@ from helpers.steps import LIMIT, Gate, busy, turns, until, wait_until
 
 import threadhop._block_job
 from threadhop import eventloop, exec_in_eventloop, threadpool
+from threadhop._loops._attributes import LOOP
 
 
 async def suspend() -> None:
@@ -166,7 +167,7 @@ async def cancelled_on_its_way(pool: Executor, _: Executor) -> None:
     task = loop.create_task(block())
     await until(gate.reached.is_set)
     gate.open()
-    wait_until(lambda: len(loop._threadhop_loop._queue) == 1)  # the loop stands still
+    wait_until(lambda: len(getattr(loop, LOOP)._queue) == 1)  # the loop stands still
     task.cancel()
     await until(task.done)
     assert task.cancelled()

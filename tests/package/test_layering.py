@@ -32,7 +32,10 @@ FLOORS = (
     {"_pool._limited_view"},
     {"_pool._threads", "_thread_loop", "_remote"},
     {"_pool._permits", "_lifetime", "_job"},
-    {"_pool._work_item", "_cancel_token", "_outcome", "_callables", "_errors"},
+    {
+        *("_pool._work_item", "_cancel_token", "_outcome", "_callables", "_errors"),
+        "_loops._attributes",
+    },
 )
 
 #: Optional libraries: each is imported in one file, which is loaded by name at first use.

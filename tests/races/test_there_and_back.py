@@ -25,6 +25,7 @@ from threadhop._block_job import BlockJob, WorkerSuspension
 from threadhop._errors import WORKER_GONE
 from threadhop._job import current
 from threadhop._loops import _from_thread, current_strand
+from threadhop._loops._attributes import LOOP, STRAND
 from threadhop._loops._from_thread import FromThreadCall
 
 here = threading.get_ident
@@ -48,7 +49,7 @@ def lose_quietly(task: asyncio.Task[Any]) -> None:
 
 def wait_until_posted() -> None:
     """In the loop thread, which stands still: until one task or call is on its way to it."""
-    entry_queue = asyncio.get_running_loop()._threadhop_loop  # type: ignore[attr-defined]
+    entry_queue = getattr(asyncio.get_running_loop(), LOOP)
     wait_until(lambda: len(entry_queue._queue) == 1)
 
 
@@ -923,7 +924,7 @@ def test_a_call_raises_when_its_loop_is_closed_while_it_waits(
         # The loop has stopped, so the callback never runs. That one poll of the worker goes by
         # shows that it waits.
         polled = threading.Event()
-        strand: Any = task._threadhop_strand  # type: ignore[attr-defined]
+        strand: Any = getattr(task, STRAND)
         is_gone = type(strand).is_gone
 
         def tell(self: Any) -> Any:
@@ -959,7 +960,7 @@ def test_a_result_that_comes_just_before_the_loop_is_closed_is_not_lost(
         gate = Gate()
         task = start(block(gate))
         await until(gate.reached.is_set)
-        strand: Any = task._threadhop_strand  # type: ignore[attr-defined]
+        strand: Any = getattr(task, STRAND)
         is_gone = type(strand).is_gone
 
         def lying(self: Any) -> Any:

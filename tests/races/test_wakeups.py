@@ -20,6 +20,7 @@ from helpers.steps import LIMIT, Gate, until, wait_until
 
 from threadhop import threadpool
 from threadhop._loops._asyncio import AsyncioSuspension
+from threadhop._loops._attributes import LOOP
 from threadhop._loops._entry_queue import EntryQueue
 
 here = threading.get_ident
@@ -493,7 +494,7 @@ def test_an_interrupt_out_of_one_task_loses_none_that_came_home_with_it(
     async def main() -> None:
         await until(gate.reached.is_set)
         gate.open()
-        home = loop._threadhop_loop  # type: ignore[attr-defined]
+        home = getattr(loop, LOOP)
         wait_until(lambda: len(home._queue) == 8)  # the loop stands still until all are there
         await asyncio.wait(tasks)
 

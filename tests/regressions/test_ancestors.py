@@ -11,18 +11,33 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from helpers.loops import LoopKind
+from helpers.loops import LoopKind, on_every_loop
 from helpers.steps import LIMIT, Gate, busy, turns, until
 
 from threadhop import (
     AsyncExecutor,
     exec_in_executor,
     exec_in_executor_threading_future,
-    threadpool,
     unwrap_future,
 )
 
 HAS_PROC = os.path.isdir("/proc/self/fd")
+
+
+async def by_call(executor: Executor, func: Callable[[], Any]) -> Any:
+    return await exec_in_executor(executor, func)
+
+
+async def by_wrapper(executor: Executor, func: Callable[[], Any]) -> Any:
+    return await AsyncExecutor(executor).run(func)
+
+
+async def by_threading_future(executor: Executor, func: Callable[[], Any]) -> Any:
+    return await asyncio.wrap_future(exec_in_executor_threading_future(executor, func))
+
+
+#: The ways in which a function gets to an executor.
+every_way = pytest.mark.parametrize("way", [by_call, by_wrapper, by_threading_future])
 
 
 class OopsError(Exception):
@@ -38,14 +53,61 @@ async def oops_async() -> None:
     raise OopsError
 
 
+@every_way
 @pytest.mark.parametrize("func", [oops, oops_async], ids=["plain", "coroutine"])
-def test_a_threading_future_stayed_pending_when_the_function_raised(
-    executor: Executor, func: Callable[[], Any]
+def test_an_error_left_a_future_pending_or_was_logged_as_unhandled(
+    loops: LoopKind,
+    executor: Executor,
+    way: Callable[..., Any],
+    func: Callable[[], Any],
+    expect_loop_errors: list[Any],
 ) -> None:
-    """Whoever waited for its result waited for ever."""
-    future = exec_in_executor_threading_future(executor, func)
-    with pytest.raises(OopsError):
-        future.result(LIMIT)
+    """By the handlers of both loops, that of the caller and that of the worker."""
+    told: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        for _ in range(3):
+            with pytest.raises(OopsError):
+                await way(executor, func)
+        gc.collect()
+        await turns()
+
+    loops.run(main)
+    gc.collect()
+    assert not told
+    assert not expect_loop_errors
+
+
+@every_way
+@on_every_loop
+async def test_an_async_call_method_came_back_unawaited(
+    executor: Executor, way: Callable[..., Any]
+) -> None:
+    """``inspect.iscoroutinefunction`` does not know such objects."""
+
+    class Worker:
+        async def __call__(self) -> str:
+            await asyncio.sleep(0)
+            return threading.current_thread().name
+
+    assert (await way(executor, Worker())).startswith("worker")
+
+
+@every_way
+@on_every_loop
+async def test_stop_iteration_left_a_future_pending(
+    executor: Executor, way: Callable[..., Any]
+) -> None:
+    """On 3.11 and 3.12.0 a future of a loop refuses it, in a callback, where nobody saw it."""
+
+    def stop() -> None:
+        raise StopIteration("over")
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await way(executor, stop)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await unwrap_future(executor.submit(stop))
 
 
 @pytest.mark.skipif(not HAS_PROC, reason="it counts files in /proc/self/fd")
@@ -66,45 +128,16 @@ def test_every_worker_had_a_loop_that_was_never_closed(current_task_loops: LoopK
 
         with ThreadPoolExecutor(workers) as pool:
             await asyncio.gather(*(exec_in_executor(pool, barrier.wait) for _ in range(workers)))
-            assert open_files() == before, "plain functions opened current_task_loops"
+            assert open_files() == before, "plain functions opened loops"
             await asyncio.gather(*(exec_in_executor(pool, wait) for _ in range(workers)))
             assert open_files() > before, "nothing was looked at"
-        assert open_files() == before, "the current_task_loops of the workers were not closed"
+        assert open_files() == before, "the loops of the workers were not closed"
 
     current_task_loops.run(main)
 
 
-@pytest.mark.parametrize("func", [oops, oops_async], ids=["plain", "coroutine"])
-def test_every_error_was_logged_as_unhandled_though_it_was_awaited(
-    loops: LoopKind,
-    executor: Executor,
-    func: Callable[[], Any],
-    expect_loop_errors: list[Any],
-) -> None:
-    """By the handlers of both loops: that of the caller and that of the worker."""
-    told: list[dict[str, Any]] = []
-
-    async def main() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
-        for _ in range(3):
-            with pytest.raises(OopsError):
-                await exec_in_executor(executor, func)
-            with pytest.raises(OopsError):
-                await AsyncExecutor(executor).run(func)
-            with pytest.raises(OopsError):
-                await asyncio.wrap_future(exec_in_executor_threading_future(executor, func))
-        gc.collect()
-        await turns()
-
-    loops.run(main)
-    gc.collect()
-    assert not told
-    assert not expect_loop_errors
-
-
-def test_a_cancel_never_reached_the_coroutine_on_the_worker(
-    loops: LoopKind, executor: Executor
-) -> None:
+@on_every_loop
+async def test_a_cancel_never_reached_the_coroutine_on_the_worker(executor: Executor) -> None:
     """It went on, and its worker was lost to the others for as long."""
     started, cancelled = threading.Event(), threading.Event()
 
@@ -116,13 +149,10 @@ def test_a_cancel_never_reached_the_coroutine_on_the_worker(
             cancelled.set()
             raise
 
-    async def main() -> None:
-        future = exec_in_executor(executor, work)
-        await until(started.is_set)
-        future.cancel()
-        await until(cancelled.is_set)
-
-    loops.run(main)
+    future = exec_in_executor(executor, work)
+    await until(started.is_set)
+    future.cancel()
+    await until(cancelled.is_set)
 
 
 def test_a_coroutine_was_never_awaited_when_it_was_cancelled_early(
@@ -158,92 +188,29 @@ def test_a_coroutine_was_never_awaited_when_it_was_cancelled_early(
     assert not made
 
 
-def test_an_async_call_method_came_back_unawaited(loops: LoopKind, executor: Executor) -> None:
-    """``inspect.iscoroutinefunction`` does not know such objects."""
-
-    class Worker:
-        async def __call__(self) -> str:
-            await asyncio.sleep(0)
-            return threading.current_thread().name
-
-    async def main() -> None:
-        worker = Worker()
-        names = [
-            await exec_in_executor(executor, worker),
-            await AsyncExecutor(executor).run(worker),
-            await asyncio.wrap_future(exec_in_executor_threading_future(executor, worker)),
-        ]
-        assert all(name.startswith("worker") for name in names)
-
-    loops.run(main)
-
-
-@pytest.mark.parametrize("ending", ["returns", "raises"])
-def test_run_swallowed_the_cancellation_of_its_task(
-    current_task_loops: LoopKind, executor: Executor, ending: str
+@pytest.mark.parametrize("error", [None, OopsError], ids=["returns", "raises"])
+@on_every_loop
+async def test_run_swallowed_the_cancellation_of_its_task(
+    executor: Executor, error: type[Exception] | None
 ) -> None:
     """So an ``asyncio.timeout`` around it ended without TimeoutError, and the task went on."""
 
     def work(gate: Gate) -> str:
         gate.stop_here()
-        if ending == "raises":
-            raise OopsError
+        if error is not None:
+            raise error
         return "late"
 
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        went_on = False
+    loop = asyncio.get_running_loop()
+    for wait in (
+        lambda gate: AsyncExecutor(executor).run(work, gate),
+        lambda gate: unwrap_future(executor.submit(work, gate)),
+    ):
         gate = Gate()
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01) as timeout:
-                timeout_is_over = loop.create_task(until(timeout.expired))
-                timeout_is_over.add_done_callback(lambda _: gate.open())
-                await AsyncExecutor(executor).run(work, gate)
-                went_on = True
-        assert not went_on
-        await timeout_is_over
-        other = Gate()
-        future = executor.submit(work, other)
-        task = loop.create_task(unwrap_future(future))
-        await turns()
+        task = loop.create_task(wait(gate))
+        await until(gate.reached.is_set)
         task.cancel()
         await turns()
-        other.open()
-        await until(task.done)
+        gate.open()
+        await asyncio.wait({task})
         assert task.cancelled()
-
-    current_task_loops.run(main)
-
-
-def test_stop_iteration_left_a_future_pending(loops: LoopKind, executor: Executor) -> None:
-    """On 3.11 and 3.12.0 a future of a loop refuses it, in a callback, where nobody saw it."""
-
-    def stop() -> None:
-        raise StopIteration("over")
-
-    async def main() -> None:
-        with pytest.raises(RuntimeError, match="StopIteration"):
-            await exec_in_executor(executor, stop)
-        with pytest.raises(RuntimeError, match="StopIteration"):
-            await AsyncExecutor(executor).run(stop)
-        with pytest.raises(RuntimeError, match="StopIteration"):
-            await asyncio.wrap_future(exec_in_executor_threading_future(executor, stop))
-        with pytest.raises(RuntimeError, match="StopIteration"):
-            await unwrap_future(executor.submit(stop))
-
-    loops.run(main, timeout=3)
-
-
-def test_stop_iteration_leaves_a_block(loops: LoopKind, executor: Executor) -> None:
-    """In a block it is an error like any other; out of a coroutine it is a RuntimeError."""
-
-    async def main() -> None:
-        try:
-            async with threadpool(executor):
-                raise StopIteration("over")
-        except StopIteration as error:
-            assert error.args == ("over",)
-        else:
-            raise AssertionError("nothing was raised")
-
-    loops.run(main, timeout=3)

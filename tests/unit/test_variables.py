@@ -1,4 +1,4 @@
-"""``_contexts``: carrying context variables from one Context into another."""
+"""``_variables``: carrying context variables from one Context into another."""
 
 from __future__ import annotations
 
@@ -26,86 +26,52 @@ def context_with(values: dict[ContextVar[Any], Any]) -> Context:
     return context
 
 
-class Sides:
-    """Home and worker of one task, as a strand uses them: the journey without the threads."""
-
-    def __init__(self) -> None:
-        self.home = Context()
-        self.worker = Context()
-        self.home_tokens: dict[ContextVar[Any], Token[Any]] = {}
-        self.worker_tokens: dict[ContextVar[Any], Token[Any]] = {}
-        self.base = Context()
-
-    def go_to_worker(self) -> None:
-        self.base = self.home.run(copy_context)
-        if len(self.worker):
-            self.worker.run(merge_changes, self.base, self.worker, self.worker_tokens)
-        else:
-            self.worker.run(copy_all, self.base, self.worker_tokens)
-
-    def go_home(self) -> None:
-        self.home.run(merge_changes, self.worker, self.base, self.home_tokens)
+# --- merging ---
 
 
-def test_an_empty_context_is_filled_with_everything(var: ContextVar[Any]) -> None:
-    """And for each variable there is a Token that unsets it again."""
-    second: ContextVar[Any] = ContextVar("second")
-    theirs = context_with({var: 1, second: 2})
-    here = Context()
-    tokens: dict[ContextVar[Any], Token[Any]] = {}
-    here.run(copy_all, theirs, tokens)
-    assert dict(here.items()) == {var: 1, second: 2}
-    for each, token in tokens.items():
-        here.run(each.reset, token)
-    assert len(here) == 0
+OLD, NEW, MEANWHILE = "old", "new", "meanwhile"
 
 
-def test_what_changed_is_written(var: ContextVar[Any]) -> None:
-    """A new value, over the old one."""
-    here = context_with({var: "old"})
-    base = here.copy()
-    here.run(merge_changes, context_with({var: "new"}), base, {})
-    assert here[var] == "new"
+@pytest.mark.parametrize(
+    ("base", "theirs", "here", "merged"),
+    [
+        (OLD, NEW, OLD, NEW),
+        (OLD, OLD, MEANWHILE, MEANWHILE),
+        (OLD, NEW, MEANWHILE, NEW),
+        (UNSET, NEW, MEANWHILE, NEW),
+        (UNSET, UNSET, MEANWHILE, MEANWHILE),
+        (OLD, UNSET, UNSET, UNSET),
+        (OLD, OLD, UNSET, UNSET),
+    ],
+    ids=[
+        "changed-there",
+        "changed-here",
+        "changed-on-both-sides",
+        "set-on-both-sides",
+        "set-here",
+        "unset-on-both-sides",
+        "unset-here",
+    ],
+)
+def test_what_they_changed_is_written_and_the_rest_left_alone(
+    var: ContextVar[Any], base: Any, theirs: Any, here: Any, merged: Any
+) -> None:
+    contexts = [context_with({} if value is UNSET else {var: value}) for value in (theirs, base)]
+    ours = context_with({} if here is UNSET else {var: here})
+    assert ours.run(merge_changes, *contexts, {})
+    assert ours.get(var, UNSET) is merged
 
 
-def test_what_did_not_change_is_left_alone(var: ContextVar[Any]) -> None:
-    """Others may have changed it here meanwhile."""
-    value = object()
-    here = context_with({var: value})
-    base = here.copy()
-    here.run(var.set, "meanwhile")
-    here.run(merge_changes, context_with({var: value}), base, {})
-    assert here[var] == "meanwhile"
-
-
-def test_what_changed_there_and_here_is_written(var: ContextVar[Any]) -> None:
-    """The one that arrives has the last word."""
-    here = context_with({var: "old"})
-    base = here.copy()
-    here.run(var.set, "meanwhile")
-    here.run(merge_changes, context_with({var: "new"}), base, {})
-    assert here[var] == "new"
-
-
-def test_a_variable_that_is_new_there_can_be_unset_later(var: ContextVar[Any]) -> None:
-    """The Token of the write is kept, and used up."""
-    here, tokens = Context(), {}
-    theirs = context_with({var: 1})
-    here.run(merge_changes, theirs, Context(), tokens)
-    assert here[var] == 1
-    here.run(merge_changes, Context(), here.copy(), tokens)
-    assert var not in here
-    assert tokens == {}
-
-
-def test_many_variables_are_unset_at_once() -> None:
-    """Also if the base is the very Context that is written, as it is for a worker."""
+def test_a_copy_of_all_can_be_unset_again() -> None:
     variables = [ContextVar[int](f"var{number}") for number in range(50)]
     here = Context()
     tokens: dict[ContextVar[Any], Token[Any]] = {}
     here.run(copy_all, context_with(dict.fromkeys(variables, 1)), tokens)
-    here.run(merge_changes, context_with({variables[0]: 1}), here, tokens)
+    assert dict(here.items()) == dict.fromkeys(variables, 1)
+    # The base may be the very Context that is written, as it is for a worker.
+    assert here.run(merge_changes, context_with({variables[0]: 1}), here, tokens)
     assert list(here) == variables[:1]
+    assert list(tokens) == variables[:1]
 
 
 def test_one_set_and_another_unset_between_two_borders(var: ContextVar[Any]) -> None:
@@ -117,29 +83,31 @@ def test_one_set_and_another_unset_between_two_borders(var: ContextVar[Any]) -> 
     assert list(here) == [second]
 
 
-def test_a_variable_set_here_meanwhile_is_not_unset(var: ContextVar[Any]) -> None:
-    """It was unset when the journey began and when it ended: no change."""
-    here = context_with({var: "meanwhile"})
-    here.run(merge_changes, Context(), Context(), {})
-    assert here[var] == "meanwhile"
+def test_a_variable_without_a_token_stays_and_is_told(var: ContextVar[Any]) -> None:
+    here = context_with({var: 1})
+    assert not here.run(merge_changes, Context(), here.copy(), {})
+    assert here[var] == 1
 
 
-def test_values_are_compared_by_identity(var: ContextVar[Any]) -> None:
-    """An equal object is a new one; ``==`` is never asked."""
+class Sides:
+    """Loop and worker of one task, as a strand uses them: the journey without the threads."""
 
-    class NeverCompare:
-        def __eq__(self, other: object) -> bool:
-            raise AssertionError("compared by ==")
+    def __init__(self) -> None:
+        self.loop = Context()
+        self.worker = Context()
+        self.loop_tokens: dict[ContextVar[Any], Token[Any]] = {}
+        self.worker_tokens: dict[ContextVar[Any], Token[Any]] = {}
+        self.base = Context()
 
-        __hash__ = None  # type: ignore[assignment]
+    def go_to_worker(self) -> None:
+        self.base = self.loop.run(copy_context)
+        if len(self.worker):
+            self.worker.run(merge_changes, self.base, self.worker, self.worker_tokens)
+        else:
+            self.worker.run(copy_all, self.base, self.worker_tokens)
 
-    old, new = NeverCompare(), NeverCompare()
-    here = context_with({var: old})
-    base = here.copy()
-    here.run(merge_changes, base, base, {})
-    assert here[var] is old
-    here.run(merge_changes, context_with({var: new}), base, {})
-    assert here[var] is new
+    def go_to_loop(self) -> None:
+        self.loop.run(merge_changes, self.worker, self.base, self.loop_tokens)
 
 
 @pytest.mark.parametrize("steps", range(1, 8))
@@ -151,27 +119,30 @@ def test_two_contexts_behave_like_one(steps: int) -> None:
     for story in itertools.product(("set", "reset", "cross"), repeat=steps):
         var: ContextVar[Any] = ContextVar("var")
         sides = Sides()
-        at_home = True
+        on_loop = True
         tokens: dict[bool, list[tuple[Token[Any], Any]]] = {True: [], False: []}
         expected = UNSET
         for step in story:
-            here = sides.home if at_home else sides.worker
+            here = sides.loop if on_loop else sides.worker
             if step == "set":
                 value = object()
-                tokens[at_home].append((here.run(var.set, value), expected))
+                tokens[on_loop].append((here.run(var.set, value), expected))
                 expected = value
             elif step == "reset":
-                if tokens[at_home]:
-                    token, expected = tokens[at_home].pop()
+                if tokens[on_loop]:
+                    token, expected = tokens[on_loop].pop()
                     here.run(var.reset, token)
-            elif at_home:
+            elif on_loop:
                 sides.go_to_worker()
-                at_home = False
+                on_loop = False
             else:
-                sides.go_home()
-                at_home = True
-            here = sides.home if at_home else sides.worker
+                sides.go_to_loop()
+                on_loop = True
+            here = sides.loop if on_loop else sides.worker
             assert here.get(var, UNSET) is expected, story
+
+
+# --- whether anything was set at all ---
 
 
 IS_FREE_THREADED = "t" in getattr(sys, "abiflags", "")
@@ -200,13 +171,9 @@ def test_a_copy_tells_that_something_was_set_since(
     assert not is_same_mapping(here, copy) or dict(here.items()) == dict(copy.items())
 
 
-def test_contexts_with_equal_values_are_not_taken_for_copies(var: ContextVar[Any]) -> None:
-    """They hold the same objects, but nobody has made one of the other: look at each variable."""
+def test_what_is_no_copy_is_not_taken_for_one(var: ContextVar[Any]) -> None:
+    """Nor is a Context that is entered: it refers to the Context of the thread as well."""
     assert not is_same_mapping(context_with({var: 1}), context_with({var: 1}))
-
-
-def test_a_context_that_is_entered_is_not_taken_for_a_copy(var: ContextVar[Any]) -> None:
-    """It refers to the Context of the thread as well: False, and never something wrong."""
     here = context_with({var: 1})
     copy = here.copy()
 

@@ -77,7 +77,7 @@ def _check(task: Any) -> None:
     missing = [name for name in ("get_coro", "cancelling", "cancel") if not hasattr(task, name)]
     if not missing and not hasattr(task.get_coro(), "send"):
         missing = ["a coroutine that get_coro() returns"]
-    if not isinstance(task, asyncio.Future):
+    if not isinstance(task, (asyncio.Future, _PyFuture)):
         missing.append("the base class asyncio.Future")
     if missing:
         raise RuntimeError(ODD_TASK.format(kind=type(task).__qualname__, missing=missing[0]))

@@ -1,0 +1,285 @@
+"""How a block ends: odd exceptions, tasks that never leave it, exits that nobody should make."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import sys
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+
+import pytest
+from helpers.child import run_in_child
+from helpers.loops import LoopKind, on_every_loop, on_one_loop
+from helpers.places import in_block_of, on_loop_thread, on_thread_of, on_worker
+from helpers.steps import Gate, until
+
+from threadhop import threadpool
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "threadhop" and record.levelno == logging.WARNING
+    ]
+
+
+# --- odd exceptions ---
+
+
+class OwnBaseException(BaseException):
+    pass
+
+
+ODD = [
+    StopIteration,
+    StopAsyncIteration,
+    GeneratorExit,
+    SystemExit,
+    KeyboardInterrupt,
+    asyncio.CancelledError,
+    OwnBaseException,
+]
+
+
+@pytest.mark.parametrize("kind", ODD)
+@on_every_loop
+async def test_an_odd_exception_ends_blocks_like_any_other(
+    one: Executor, other: Executor, kind: type[BaseException]
+) -> None:
+    """From the worker to the loop, and from worker to worker; all of them are free then."""
+    raised = kind("odd")
+
+    with pytest.raises(kind) as caught:
+        async with threadpool(one):
+            raise raised
+    assert caught.value is raised
+    assert on_loop_thread()
+    with pytest.raises(kind) as caught:
+        async with threadpool(one):
+            try:
+                async with threadpool(other):
+                    raise raised
+            finally:
+                assert on_thread_of("one")
+    assert caught.value is raised
+    await in_block_of(one, other)
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("left", [True, False], ids=["left", "not-left"])
+def test_exit_in_the_body_comes_out_of_the_loop(
+    loops: LoopKind,
+    executor: Executor,
+    kind: type[BaseException],
+    left: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It ends the run of the loop, from the loop thread; what stands around the block runs.
+
+    The same if the block is never left: then the coroutine ends on the worker.
+    """
+    ran = []
+
+    def new_loop() -> asyncio.AbstractEventLoop:
+        loop = loops.loop_factory()
+        loop.set_task_factory(loops.task_factory)
+        return loop
+
+    async def main() -> None:
+        try:
+            if left:
+                async with threadpool(executor):
+                    raise kind(3)
+            await threadpool(executor).__aenter__()
+            raise kind(3)
+        finally:
+            ran.append(on_loop_thread())
+
+    with (
+        asyncio.Runner(loop_factory=new_loop, debug=loops.debug) as runner,
+        pytest.raises(kind) as caught,
+    ):
+        runner.run(main())
+    assert caught.value.args == (3,)
+    assert ran == [left]
+    assert len(warnings_of(caplog)) == (not left)
+
+
+def test_exit_in_the_body_ends_the_process_with_its_status() -> None:
+    child = run_in_child(
+        """
+        import asyncio, sys
+        from threadhop import threadpool
+
+        async def main():
+            try:
+                async with threadpool():
+                    sys.exit(3)
+            finally:
+                print("cleanup")
+
+        asyncio.run(main())
+        """
+    )
+    assert (child.returncode, child.stdout, child.stderr) == (3, "cleanup\n", "")
+
+
+@on_every_loop
+async def test_a_cancelled_error_of_the_bodys_own_does_not_replace_the_cancellation(
+    executor: Executor,
+) -> None:
+    """The message is that of the cancel; the body's error is the context."""
+    gate = Gate()
+    own = asyncio.CancelledError("the body's own")
+
+    async def child() -> None:
+        async with threadpool(executor):
+            gate.stop_here()
+            raise own
+
+    task = asyncio.get_running_loop().create_task(child())
+    await until(gate.reached.is_set)
+    task.cancel("message")
+    gate.open()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    assert caught.value.args == ("message",)
+    contexts = [caught.value.__context__]
+    while contexts[-1] is not None:
+        contexts.append(contexts[-1].__context__)
+    assert own in contexts
+
+
+# --- a task that ends inside of a block ---
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["one", "nested"])
+@pytest.mark.parametrize("kind", [None, ValueError, asyncio.CancelledError])
+@on_every_loop
+async def test_a_task_that_ends_inside_a_block_is_finished_with_its_outcome(
+    one: Executor,
+    other: Executor,
+    caplog: pytest.LogCaptureFixture,
+    kind: type[BaseException] | None,
+    nested: bool,
+) -> None:
+    """On the loop thread, with all workers free, and one warning that names the block."""
+    raised = None if kind is None else kind("kept")
+    called = []
+
+    async def child() -> str:
+        for executor in (one, other) if nested else (one,):
+            await threadpool(executor).__aenter__()
+        if raised is not None:
+            raise raised
+        return "value"
+
+    task = asyncio.get_running_loop().create_task(child())
+    task.add_done_callback(lambda _: called.append(on_loop_thread()))
+    (outcome,) = await asyncio.gather(task, return_exceptions=True)
+    if kind is asyncio.CancelledError:
+        assert task.cancelled()
+    else:
+        assert outcome == (raised or "value")
+    assert on_loop_thread()
+    await in_block_of(one, other)
+    assert called == [True]
+    (warning,) = warnings_of(caplog)
+    assert f"{__file__}:{child.__code__.co_firstlineno + 2}" in warning
+
+
+@on_every_loop
+async def test_an_abandoned_generator_leaves_its_consumer_on_the_worker_until_the_task_ends(
+    one: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The consumer's next await is refused, with its line, and a warning names the block."""
+    lines = []
+
+    async def numbers() -> AsyncIterator[int]:
+        async with threadpool(one):
+            yield 1
+            yield 2
+
+    async def child() -> int:
+        async for number in numbers():  # noqa: B007
+            break
+        assert on_thread_of("one")
+        with pytest.raises(RuntimeError, match="cannot await") as caught:
+            lines.append(sys._getframe().f_lineno + 1)
+            await asyncio.sleep(0)
+        assert f"{__file__}:{lines[0]}" in str(caught.value)
+        return number
+
+    with caplog.at_level(logging.DEBUG, "threadhop"):
+        assert await asyncio.create_task(child()) == 1
+        assert on_loop_thread()
+        gc.collect()
+        await in_block_of(one)
+    (warning,) = warnings_of(caplog)
+    assert f"{__file__}:{numbers.__code__.co_firstlineno + 1}" in warning
+
+
+@on_one_loop
+async def test_a_block_that_is_left_says_nothing(
+    executor: Executor, other: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with threadpool(executor), threadpool(other):
+        pass
+    with contextlib.suppress(ValueError):
+        async with threadpool(executor):
+            raise ValueError
+    assert warnings_of(caplog) == []
+
+
+# --- leaving where nobody should ---
+
+
+@on_every_loop
+async def test_leaving_a_block_in_another_task_is_refused(one: Executor) -> None:
+    """The task that is in the block is not touched: its body goes on and leaves as usual."""
+    block = threadpool(one)
+    gate = Gate()
+
+    async def child() -> bool:
+        async with block:
+            gate.stop_here()
+            assert on_thread_of("one")
+        return on_loop_thread()
+
+    task = asyncio.create_task(child())
+    await until(gate.reached.is_set)
+    with pytest.raises(RuntimeError, match="task"):
+        await block.__aexit__(None, None, None)
+    gate.open()
+    assert await task
+    await in_block_of(one)
+
+
+@on_every_loop
+async def test_leaving_a_block_that_was_never_entered_is_refused(executor: Executor) -> None:
+    with pytest.raises(RuntimeError, match="task"):
+        await threadpool(executor).__aexit__(None, None, None)
+    assert on_loop_thread()
+    async with threadpool(executor):
+        with pytest.raises(RuntimeError, match="task"):
+            await threadpool(executor).__aexit__(None, None, None)
+        assert on_worker()
+    assert on_loop_thread()
+
+
+@on_every_loop
+async def test_blocks_that_are_left_in_the_wrong_order_bring_the_task_home(
+    one: Executor, other: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As many exits as entries: no worker is kept, and the code is on the loop thread."""
+    outer, inner = threadpool(one), threadpool(other)
+    await outer.__aenter__()
+    await inner.__aenter__()
+    await outer.__aexit__(None, None, None)
+    await inner.__aexit__(None, None, None)
+    await in_block_of(one, other)
+    assert warnings_of(caplog) == []
