@@ -1,4 +1,4 @@
-"""What stays behind: weak references, and what the collector finds."""
+"""Scenarios that must leave nothing behind: weak references, and counts of the collector."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ counts_references = pytest.mark.skipif(
 #: More than one round makes objects: where the last round's are freed late, each other one counts.
 ROUNDS = 60
 
-#: What a task does with two pools of one worker each.
+#: The work of a task with two pools of one worker each.
 Scenario = Callable[[ThreadPoolExecutor, ThreadPoolExecutor], Coroutine[Any, Any, object]]
 
 

@@ -129,10 +129,10 @@ def looks_for_signals(code: CodeType, offset: int) -> bool:
     if RESUME is None:
         return offset < 0
     instruction, argument = code.co_code[offset : offset + 2]
-    # What is resumed within a ``yield from`` or an ``await`` does not look.
+    # A frame that is resumed within a ``yield from`` or an ``await`` does not look.
     return instruction == JUMP_BACKWARD or (instruction == RESUME and argument & 3 < 2)
 
 
 def interrupt() -> None:
-    """What Ctrl+C does."""
+    """As Ctrl+C does."""
     raise KeyboardInterrupt

@@ -21,7 +21,7 @@ AnyStorm = TypeVar("AnyStorm", bound="Storm")
 
 
 class OopsError(Exception):
-    """What a body or a part raises on purpose."""
+    """Raised by a body or a part on purpose."""
 
 
 class Storm(ABC):

@@ -1,46 +1,65 @@
-"""Nothing stays behind a block: no cycles for the collector, no objects of the body, no threads.
+"""Blocks, loop parts and calls leave no cycles: reference counts alone free what they made.
 
-PyPy has no reference counts, so everything is garbage there until it is collected; what is asked
-of it here is that things are collectable.
+PyPy has no reference counts, so everything is garbage there until it is collected.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import gc
-import threading
-import weakref
+from collections.abc import AsyncGenerator, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 import pytest
 from helpers.garbage import (
-    IS_PYPY,
-    MAY_DEFER,
     Scenario,
     Thing,
     assert_its_task_is_freed,
     assert_no_cyclic_garbage,
-    collect,
-    collect_until,
     counts_references,
 )
-from helpers.loops import LoopKind
-from helpers.steps import LIMIT, Gate, HeldExecutor, busy, turns, until
+from helpers.steps import Gate, HeldExecutor, busy, until, wait_until
 
-import threadhop._block_job
-from threadhop import threadpool
-
-closes_what_it_collects = pytest.mark.skipif(
-    IS_PYPY, reason="PyPy frees a suspended coroutine without closing it, whatever it awaits"
-)
+from threadhop import eventloop, exec_in_eventloop, threadpool
 
 
-async def plain(pool: Executor, _: Executor) -> None:
+def start(coro: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    return asyncio.get_running_loop().create_task(coro)
+
+
+async def cancelled(
+    coro: Coroutine[Any, Any, None], gate: Gate, *, on_its_way: bool = False
+) -> None:
+    """Cancel a task of *coro* at *gate*, or between that and its next arrival on the loop."""
+    loop: Any = asyncio.get_running_loop()
+    task = start(coro)
+    await until(gate.reached.is_set)
+    if on_its_way:
+        gate.open()
+        wait_until(lambda: len(loop._threadhop_loop._queue) == 1)  # the loop stands still
+    task.cancel()
+    gate.open()
+    await until(task.done)
+    assert task.cancelled()
+
+
+async def suspend() -> None:
+    await asyncio.sleep(0)
+
+
+async def forever(gate: Gate) -> None:
+    gate.reached.set()
+    await asyncio.get_running_loop().create_future()
+
+
+async def block_that_never_begins(pool: Executor, gate: Gate) -> None:
+    gate.reached.set()
     async with threadpool(pool):
-        pass
+        raise AssertionError("the body ran")
+
+
+# --- blocks
 
 
 async def returning(pool: Executor, _: Executor) -> object:
@@ -76,31 +95,9 @@ async def decorated(pool: Executor, _: Executor) -> None:
 
 
 async def cancelled_queued(pool: Executor, _: Executor) -> None:
-    async def block() -> None:
-        async with threadpool(pool):
-            raise AssertionError("the body ran")
-
-    with busy(pool):
-        task = asyncio.get_running_loop().create_task(block())
-        await turns(2)
-        task.cancel()
-        await turns(4)
-        assert task.cancelled()
-
-
-async def cancelled_running(pool: Executor, _: Executor) -> None:
     gate = Gate()
-
-    async def block() -> None:
-        async with threadpool(pool):
-            gate.stop_here()
-
-    task = asyncio.get_running_loop().create_task(block())
-    await until(gate.reached.is_set)
-    task.cancel()
-    gate.open()
-    await until(task.done)
-    assert task.cancelled()
+    with busy(pool):
+        await cancelled(block_that_never_begins(pool, gate), gate)
 
 
 async def cancelled_and_raising(pool: Executor, _: Executor) -> None:
@@ -111,37 +108,25 @@ async def cancelled_and_raising(pool: Executor, _: Executor) -> None:
             gate.stop_here()
             raise LookupError
 
-    task = asyncio.get_running_loop().create_task(block())
-    await until(gate.reached.is_set)
-    task.cancel()
-    gate.open()
-    await until(task.done)
-    assert task.cancelled()
+    await cancelled(block(), gate)
 
 
 async def cancelled_nested_queued(outer: Executor, inner: Executor) -> None:
-    asked = threading.Event()
+    gate = Gate()
 
     async def block() -> None:
         async with threadpool(outer):
-            asked.set()
-            async with threadpool(inner):
-                raise AssertionError("the body ran")
+            await block_that_never_begins(inner, gate)
 
     with busy(inner):
-        task = asyncio.get_running_loop().create_task(block())
-        await until(asked.is_set)
-        task.cancel()
-        await until(task.done)
-        assert task.cancelled()
+        await cancelled(block(), gate)
 
 
 async def submit_after_shutdown(_: Executor, __: Executor) -> None:
     pool = ThreadPoolExecutor(1)
     pool.shutdown()
     with suppress(RuntimeError):
-        async with threadpool(pool):
-            raise AssertionError("the body ran")
+        await block_that_never_begins(pool, Gate())
 
 
 async def dropped(_: Executor, __: Executor) -> None:
@@ -149,19 +134,148 @@ async def dropped(_: Executor, __: Executor) -> None:
 
     async def block() -> None:
         with suppress(RuntimeError):
-            async with threadpool(pool):
-                raise AssertionError("the body ran")
+            await block_that_never_begins(pool, Gate())
 
-    task = asyncio.get_running_loop().create_task(block())
-    await turns(2)
+    task = start(block())
+    await until(lambda: pool.jobs)
     pool.drop()
-    await until(task.done)
-    task.result()
+    await task
     pool.jobs.clear()
 
 
+# --- loop parts
+
+
+async def parts(pool: Executor, _: Executor) -> None:
+    async with threadpool(pool):
+        for _ in range(5):
+            async with eventloop():
+                await suspend()
+
+
+async def nested_parts(outer: Executor, inner: Executor) -> None:
+    async with threadpool(outer), eventloop(), threadpool(inner), eventloop(), threadpool(outer):
+        pass
+
+
+async def nested_parts_raising(outer: Executor, inner: Executor) -> None:
+    with suppress(LookupError):
+        async with threadpool(outer), eventloop(), threadpool(inner), eventloop():
+            raise LookupError
+
+
+async def rows(pool: Executor) -> AsyncGenerator[int]:
+    async with threadpool(pool), eventloop():
+        yield 1
+        yield 2
+
+
+async def generator(pool: Executor, _: Executor) -> None:
+    async with aclosing(rows(pool)) as source:
+        async for _ in source:
+            break
+
+
+async def adopted_generator(pool: Executor, _: Executor) -> None:
+    source = rows(pool)
+
+    async def take() -> None:
+        await anext(source)
+
+    async def close() -> None:
+        await source.aclose()
+
+    for step in (take, close):
+        await start(step())
+
+
+async def cancelled_part(pool: Executor, _: Executor) -> None:
+    gate = Gate()
+
+    async def block() -> None:
+        async with threadpool(pool), eventloop():
+            await forever(gate)
+
+    await cancelled(block(), gate)
+
+
+async def timed_out_part(pool: Executor, _: Executor) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.001), threadpool(pool), eventloop():
+            await forever(Gate())
+
+
+async def part_that_never_begins(pool: Executor, *, on_its_way: bool) -> None:
+    gate = Gate()
+
+    async def block() -> None:
+        async with threadpool(pool):
+            gate.stop_here()
+            async with eventloop():
+                raise AssertionError("the part ran")
+
+    await cancelled(block(), gate, on_its_way=on_its_way)
+
+
+async def cancelled_before_its_part(pool: Executor, _: Executor) -> None:
+    await part_that_never_begins(pool, on_its_way=False)
+
+
+async def cancelled_on_its_way(pool: Executor, _: Executor) -> None:
+    await part_that_never_begins(pool, on_its_way=True)
+
+
+async def cancelled_queued_in_a_part(outer: Executor, inner: Executor) -> None:
+    gate = Gate()
+
+    async def block() -> None:
+        async with threadpool(outer), eventloop():
+            await block_that_never_begins(inner, gate)
+
+    with busy(inner):
+        await cancelled(block(), gate)
+
+
+# --- calls of the loop
+
+
+def fail() -> None:
+    raise LookupError
+
+
+async def fail_later() -> None:
+    await suspend()
+    raise LookupError
+
+
+async def coroutine_call(pool: Executor, _: Executor) -> None:
+    async with threadpool(pool):
+        exec_in_eventloop(suspend)
+
+
+async def failing_call(pool: Executor, _: Executor) -> None:
+    with suppress(LookupError):
+        async with threadpool(pool):
+            exec_in_eventloop(fail)
+
+
+async def failing_coroutine_call(pool: Executor, _: Executor) -> None:
+    with suppress(LookupError):
+        async with threadpool(pool):
+            exec_in_eventloop(fail_later)
+
+
+async def cancelled_call(pool: Executor, _: Executor) -> None:
+    gate = Gate()
+
+    async def block() -> None:
+        async with threadpool(pool):
+            exec_in_eventloop(forever, gate)
+
+    await cancelled(block(), gate)
+
+
 SCENARIOS: list[Scenario] = [
-    plain,
     returning,
     raising,
     nested,
@@ -169,236 +283,50 @@ SCENARIOS: list[Scenario] = [
     refused_await,
     decorated,
     cancelled_queued,
-    cancelled_running,
     cancelled_and_raising,
     cancelled_nested_queued,
     submit_after_shutdown,
     dropped,
+    parts,
+    nested_parts,
+    nested_parts_raising,
+    generator,
+    adopted_generator,
+    cancelled_part,
+    timed_out_part,
+    cancelled_before_its_part,
+    cancelled_on_its_way,
+    cancelled_queued_in_a_part,
+    coroutine_call,
+    failing_call,
+    failing_coroutine_call,
+    cancelled_call,
 ]
 
 
 @counts_references
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
-def test_a_block_leaves_no_cyclic_garbage(scenario: Scenario) -> None:
-    """With the collector off, what a block made is freed by reference counts alone."""
+def test_a_scenario_leaves_no_cyclic_garbage(scenario: Scenario) -> None:
+    """With the collector off."""
     assert_no_cyclic_garbage(scenario)
 
 
 @counts_references
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
-def test_a_task_with_blocks_is_freed_with_its_last_reference(scenario: Scenario) -> None:
+def test_a_task_of_a_scenario_is_freed_with_its_last_reference(scenario: Scenario) -> None:
     assert_its_task_is_freed(scenario)
 
 
-def test_what_the_body_made_is_freed_when_the_function_ends(
-    loops: LoopKind, executor: Executor
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+def test_no_worker_is_noted_as_parked_after_a_scenario(
+    scenario: Scenario, executor_class: type[ThreadPoolExecutor]
 ) -> None:
-    """The worker that ran the body keeps nothing of it, although it is idle and alive."""
-    refs: list[weakref.ref[Thing]] = []
-
-    async def block() -> None:
-        async with threadpool(executor):
-            thing = Thing()
-            refs.append(weakref.ref(thing))
+    """Or the warning that all of them are would come too often."""
 
     async def main() -> None:
-        gc.disable()
-        try:
-            await asyncio.get_running_loop().create_task(block())
-            await turns()
-            if IS_PYPY or MAY_DEFER:
-                collect()
-            assert refs[0]() is None
-        finally:
-            gc.enable()
+        with executor_class(1) as one, executor_class(1) as other:
+            await scenario(one, other)
+            for pool in (one, other):
+                assert not pool.__dict__.get("_threadhop_parked")
 
-    loops.run(main)
-
-
-def test_an_error_of_the_body_and_its_frames_are_freed_once_it_is_handled(
-    loops: LoopKind, executor: Executor
-) -> None:
-    refs: list[weakref.ref[Thing]] = []
-
-    async def block() -> None:
-        thing = Thing()
-        refs.append(weakref.ref(thing))
-        async with threadpool(executor):
-            raise LookupError(thing)
-
-    async def main() -> None:
-        gc.disable()
-        try:
-            with pytest.raises(LookupError) as caught:
-                await block()
-            del caught
-            await turns()
-            if IS_PYPY or MAY_DEFER:
-                collect()
-            # pytest.raises itself leaves a cycle: one collection is its due.
-            collect()
-            assert refs[0]() is None
-        finally:
-            gc.enable()
-
-    loops.run(main)
-
-
-def test_a_cancelled_job_that_stays_in_the_queue_keeps_nothing_of_its_task(
-    loops: LoopKind, executor_class: type[ThreadPoolExecutor]
-) -> None:
-    """The executor may hold the job for long: the worker is still busy."""
-    refs: list[weakref.ref[Any]] = []
-
-    async def block(pool: Executor) -> None:
-        thing = Thing()
-        refs.append(weakref.ref(thing))
-        async with threadpool(pool):
-            raise AssertionError("the body ran")
-
-    async def main() -> None:
-        with executor_class(1) as pool, busy(pool):
-            task = asyncio.get_running_loop().create_task(block(pool))
-            refs.append(weakref.ref(task))
-            await turns()
-            task.cancel()
-            await until(task.done)
-            del task
-            await turns()
-            collect_until(lambda: [ref() for ref in refs] == [None, None])
-
-    loops.run(main)
-
-
-def test_a_context_variable_that_refers_to_the_task_does_not_keep_it_alive(
-    current_task_loops: LoopKind, executor: Executor
-) -> None:
-    """The Context of the worker belongs to the task. It is a cycle, so the collector frees it."""
-    variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable")
-    refs: list[weakref.ref[Any]] = []
-
-    async def block() -> None:
-        task = asyncio.current_task()
-        refs.append(weakref.ref(task))
-        async with threadpool(executor):
-            variable.set(task)
-        async with threadpool(executor):
-            assert variable.get() is task
-
-    async def main() -> None:
-        await asyncio.get_running_loop().create_task(block())
-        await turns()
-        collect_until(lambda: refs[0]() is None)
-
-    current_task_loops.run(main)
-
-
-@pytest.mark.parametrize("default", [False, True])
-def test_a_loop_that_ran_blocks_is_freed(executor: Executor, default: bool) -> None:
-    async def main() -> weakref.ref[Any]:
-        async with threadpool(None if default else executor):
-            pass
-        return weakref.ref(asyncio.get_running_loop())
-
-    ref = asyncio.run(main())
-    collect_until(lambda: ref() is None)
-
-
-def test_an_executor_that_ran_blocks_is_freed(
-    loops: LoopKind, executor_class: type[ThreadPoolExecutor]
-) -> None:
-    """Its threads end with it, also if nobody shut it down."""
-    refs: list[weakref.ref[Any]] = []
-    threads: list[threading.Thread] = []
-
-    async def main() -> None:
-        pool = executor_class(1)
-        refs.append(weakref.ref(pool))
-        async with threadpool(pool):
-            threads.append(threading.current_thread())
-
-    loops.run(main)
-    collect_until(lambda: refs[0]() is None)
-    threads[0].join(LIMIT)
-    assert not threads[0].is_alive()
-
-
-@closes_what_it_collects
-def test_an_abandoned_task_closes_its_coroutine(
-    executor: Executor, expect_loop_errors: list[Any]
-) -> None:
-    """Nobody runs the loop any more, and nobody holds the task: its finally still runs."""
-    gate = Gate()
-    closed = threading.Event()
-
-    async def block() -> None:
-        try:
-            async with threadpool(executor):
-                gate.stop_here()
-        finally:
-            closed.set()
-
-    async def main() -> None:
-        tasks.append(asyncio.get_running_loop().create_task(block()))
-        await until(gate.reached.is_set)
-
-    tasks: list[Any] = []
-    loop = asyncio.new_event_loop()
-    loop.run_until_complete(main())
-    loop.close()
-    gate.open()
-    executor.submit(str).result(LIMIT)
-    executor.submit(str).result(LIMIT)
-    tasks.clear()
-    del loop
-    collect_until(closed.is_set)
-
-
-@closes_what_it_collects
-def test_a_coroutine_that_is_collected_in_a_body_leaves_the_blocks_of_that_body_alone(
-    executor_class: type[ThreadPoolExecutor],
-    expect_loop_errors: list[Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A lost task is closed wherever the collector happens to run, in the middle of its blocks.
-
-    Here that is the body of another task, in a block that is the same object as the lost task's.
-    """
-    monkeypatch.setattr(threadhop._block_job, "POLL", 0.01)
-    pool = executor_class(2)
-    never = HeldExecutor()
-    shared = threadpool(pool)
-    steps: list[str] = []
-    lost: list[Any] = []
-
-    async def lose_me() -> None:
-        try:
-            async with shared, threadpool(never):
-                steps.append("lost task went on")
-        finally:
-            steps.append("lost task closed")
-
-    async def lose() -> None:
-        lost.append(asyncio.get_running_loop().create_task(lose_me()))
-        await until(lambda: never.jobs)
-
-    async def bystander() -> str:
-        loop_thread = threading.get_ident()
-        async with shared:
-            async with shared:
-                lost.clear()
-                collect_until(lambda: steps)
-                assert steps == ["lost task closed"]
-            assert threading.get_ident() != loop_thread, "the inner exit left the outer block"
-        assert threading.get_ident() == loop_thread
-        return "undisturbed"
-
-    with pool:
-        loop = asyncio.new_event_loop()
-        loop.run_until_complete(lose())
-        loop.close()
-        del loop
-        # Both workers are free: the one that was parked has seen that its loop is closed.
-        with busy(pool, 2):
-            never.jobs.clear()
-        assert asyncio.run(bystander()) == "undisturbed"
+    asyncio.run(main())

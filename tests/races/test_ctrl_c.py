@@ -1,7 +1,7 @@
 """Ctrl+C in the loop thread, at each moment of the library's own code: it loses nothing.
 
-Whoever catches the KeyboardInterrupt and runs the loop again finds every task there: it ends, by
-itself or when it is cancelled. The workers are all back, and the next block is as good as
+A program that catches the KeyboardInterrupt and runs the loop again finds every task there: each
+ends, by itself or when it is cancelled. The workers are all back, and the next block is as good as
 the first one was.
 """
 
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import aclosing, suppress
+from functools import partial
 from itertools import count
 from threading import get_ident
 from types import ModuleType
@@ -35,7 +36,7 @@ from threadhop import (
 )
 
 pytestmark = [
-    # It may come between the call of a coroutine function and the await of what that returns.
+    # Ctrl+C may come between the call of a coroutine function and the await of what that returns.
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
     # Nobody asks the futures whose task was interrupted for their errors.
     pytest.mark.usefixtures("expect_loop_errors"),
@@ -46,9 +47,9 @@ pytestmark = [
 
 #: In seconds: what the tasks get to end by themselves, before they are cancelled.
 UNCANCELLED = 0.02
-#: What everything else gets.
+#: The time for everything else.
 SOON = 1.0
-#: What a test tells of at most.
+#: The number of losses that a test tells of at most.
 FAILURES = 3
 
 
@@ -60,6 +61,8 @@ class Stage:
     """A loop and two pools for one run of a scenario, and what its bodies do there.
 
     Attributes:
+        tasks: What the loop runs.
+        futures: What threads wait for.
         waits: Whether the bodies wait: on a worker for the test, on the loop for ever.
         ends: In which threads the tasks came to their end.
     """
@@ -67,6 +70,8 @@ class Stage:
     def __init__(self, kind: type[ThreadPoolExecutor], workers: int, *, waits: bool) -> None:
         self.loop = asyncio.new_event_loop()
         self.pool, self.other = kind(workers), kind(workers)
+        self.tasks: list[asyncio.Task[Any]] = []
+        self.futures: list[Future[Any]] = []
         self.waits = waits
         self.ends: list[int] = []
         self._workers = workers
@@ -99,7 +104,9 @@ class Stage:
         await asyncio.sleep(0)
 
     def start(self, coro: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        return self.loop.create_task(self._note_end(coro))
+        task = self.loop.create_task(self._note_end(coro))
+        self.tasks.append(task)
+        return task
 
     async def _note_end(self, coro: Coroutine[Any, Any, Any]) -> None:
         try:
@@ -117,9 +124,8 @@ class Stage:
         task.cancel()
         self._gate.open()
 
-    def run(self, tasks: list[asyncio.Task[Any]], timeout: float) -> None:
+    def run(self, tasks: list[asyncio.Task[Any]], timeout: float = SOON) -> None:
         """Run the loop until *tasks* are done, or for that long. KeyboardInterrupt may come out."""
-
         runs = True
 
         def look(_: object) -> None:
@@ -143,16 +149,19 @@ class Stage:
                 break
         return [task for task in tasks if not task.done()]
 
-    def losses(self, tasks: list[asyncio.Task[Any]]) -> Iterator[str]:
+    def losses(self) -> Iterator[str]:
         """Run the loop again, and tell what is lost."""
         self._gate.open()
-        pending = self.run_again(tasks, UNCANCELLED) if tasks else []
+        pending = self.run_again(self.tasks, UNCANCELLED) if self.tasks else []
         for task in pending:
             task.cancel()
         if pending and (stuck := self.run_again(pending, SOON)):
-            yield f"{len(stuck)} of {len(tasks)} tasks can neither end nor be cancelled"
+            yield f"{len(stuck)} of {len(self.tasks)} tasks can neither end nor be cancelled"
         if any(end != get_ident() for end in self.ends):
             yield "a task went on in a worker"
+        for future in self.futures:
+            if not (wait([future], UNCANCELLED).done or future.cancel()):
+                yield f"{future} can neither end nor be cancelled"
         for pool in (self.pool, self.other):
             yield from self._losses_of(pool)
 
@@ -181,7 +190,7 @@ class Stage:
         threads.append(get_ident())
 
     def close(self, *, is_whole: bool) -> None:
-        """What has lost something is left to itself: to wait for it might take for ever."""
+        """A stage that has lost something is not waited for: that might take for ever."""
         if is_whole:
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
@@ -190,7 +199,7 @@ class Stage:
 
 
 def sweep(at: Callable[[int], tuple[Interruption, list[str]]]) -> None:
-    """Call *at* with each moment there is. It returns what was lost."""
+    """Call *at* with each moment there is; *at* returns what was lost."""
     failures: list[str] = []
     for moment in count():
         interruption, losses = at(moment)
@@ -203,7 +212,7 @@ def sweep(at: Callable[[int], tuple[Interruption, list[str]]]) -> None:
     assert moment > 1, "nothing was interrupted"
 
 
-# What a task does.
+# The acts of a task.
 
 Act = Callable[[Stage], Coroutine[Any, Any, Any]]
 
@@ -270,19 +279,19 @@ def _name(act: Act) -> str:
 
 
 def interrupted(
-    moment: int, stage: Stage, tasks: list[asyncio.Task[Any]]
+    moment: int, stage: Stage, act: Callable[[], object]
 ) -> tuple[Interruption, list[str]]:
-    """Run *tasks*, interrupted once, and then to their end. Return what was lost, too."""
+    """Call *act*, interrupted once, and run the loop again. Return what was lost, too."""
     came_out = False
-    gc.disable()  # What is raised in a finalizer is lost: Python says so itself.
+    gc.disable()  # An error in a finalizer is lost: Python says so itself.
     try:
         with Interruption(moment, interrupt, *_library()) as interruption:
-            stage.run(tasks, SOON)
+            act()
     except KeyboardInterrupt:
         came_out = True
     finally:
         gc.enable()
-    losses = list(stage.losses(tasks))
+    losses = list(stage.losses())
     if interruption.happened and not came_out:
         losses.append("the KeyboardInterrupt is lost")
     stage.close(is_whole=not losses)
@@ -297,7 +306,9 @@ def test_ctrl_c_costs_no_task_and_no_worker(
 
     def at(moment: int) -> tuple[Interruption, list[str]]:
         stage = Stage(executor_class, 2, waits=False)
-        return interrupted(moment, stage, [stage.start(act(stage)) for _ in range(2)])
+        for _ in range(2):
+            stage.start(act(stage))
+        return interrupted(moment, stage, partial(stage.run, stage.tasks))
 
     sweep(at)
 
@@ -310,8 +321,8 @@ def test_ctrl_c_costs_nothing_while_a_task_is_cancelled_that_waits_for_a_worker(
         stage = Stage(executor_class, 1, waits=False)
         stage.keep_busy(stage.other if act is nested else stage.pool)
         task = stage.start(act(stage))
-        canceller = stage.start(stage.cancel(task, at_once=act is not nested))
-        return interrupted(moment, stage, [task, canceller])
+        stage.start(stage.cancel(task, at_once=act is not nested))
+        return interrupted(moment, stage, partial(stage.run, stage.tasks))
 
     sweep(at)
 
@@ -323,8 +334,8 @@ def test_ctrl_c_costs_nothing_while_a_task_is_cancelled_whose_body_runs(
     def at(moment: int) -> tuple[Interruption, list[str]]:
         stage = Stage(executor_class, 1, waits=True)
         task = stage.start(act(stage))
-        canceller = stage.start(stage.cancel(task, at_once=False))
-        return interrupted(moment, stage, [task, canceller])
+        stage.start(stage.cancel(task, at_once=False))
+        return interrupted(moment, stage, partial(stage.run, stage.tasks))
 
     sweep(at)
 
@@ -339,23 +350,11 @@ def test_ctrl_c_costs_no_worker_while_a_thread_submits_a_call(
         stage = Stage(executor_class, 2, waits=False)
         if is_busy:
             stage.keep_busy(stage.pool)
-        futures: list[Future[Any]] = []
-        came_out = False
-        gc.disable()
-        try:
-            with Interruption(moment, interrupt, *_library()) as interruption:
-                futures.append(exec_in_executor_threading_future(stage.pool, stage.body))
-                futures[0].cancel()
-        except KeyboardInterrupt:
-            came_out = True
-        finally:
-            gc.enable()
-        losses = list(stage.losses([]))
-        if futures and not (wait(futures, UNCANCELLED).done or futures[0].cancel()):
-            losses.append(f"{futures[0]} can neither end nor be cancelled")
-        if interruption.happened and not came_out:
-            losses.append("the KeyboardInterrupt is lost")
-        stage.close(is_whole=not losses)
-        return interruption, losses
+
+        def submit_and_cancel() -> None:
+            stage.futures.append(exec_in_executor_threading_future(stage.pool, stage.body))
+            stage.futures[0].cancel()
+
+        return interrupted(moment, stage, submit_and_cancel)
 
     sweep(at)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from helpers.interruptions import Interruption, interrupt
+from helpers.pool_jobs import Booked
 from helpers.steps import LIMIT, Gate, wait_until
 
 from threadhop import WorkerPool, _executors, _pool
@@ -112,28 +113,6 @@ def test_ctrl_c_in_the_middle_of_a_put_costs_a_pool_no_worker_and_no_turn(
     each_moment(at)
 
 
-class Told:
-    """A job: done, or told that it will not be, once."""
-
-    def __init__(self, executor: ThreadPoolExecutor) -> None:
-        self.executor = executor
-        self._claim = threading.Lock()
-        self.ended = threading.Event()
-
-    def call_submit(self) -> None:
-        self.executor.submit(self)
-
-    def __call__(self) -> None:
-        if self._claim.acquire(blocking=False):
-            self.ended.set()
-
-    def fail(self, error: BaseException | str | None) -> bool:
-        if not self._claim.acquire(blocking=False):
-            return False
-        self.ended.set()
-        return True
-
-
 @pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
 def test_ctrl_c_in_the_middle_of_a_put_keeps_no_lock_of_the_executor(is_busy: bool) -> None:
     """At each moment at which Python lets it come: the next jobs are done."""
@@ -145,7 +124,7 @@ def test_ctrl_c_in_the_middle_of_a_put_keeps_no_lock_of_the_executor(is_busy: bo
             if is_busy:
                 pool.submit(gate.stop_here)
                 assert gate.reached.wait(LIMIT)
-            interrupted, after = Told(pool), Told(pool)
+            interrupted, after = Booked(pool), Booked(pool)
             with Interruption(moment, interrupt, _executors) as interruption:
                 try:
                     _executors.submit(interrupted)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
+import queue
 import threading
 import weakref
 from collections.abc import Coroutine
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from helpers.loops import LoopKind
+from helpers.pool_jobs import Booked
 from helpers.steps import LIMIT, Gate, busy, turns, until, wait_until
 
 from threadhop import _executors, exec_in_executor, threadpool
@@ -44,26 +45,18 @@ async def note(executor: Executor, order: list[str], name: str) -> None:
         order.append(name)
 
 
-def test_this_python_is_known(is_known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_python_is_known(is_known: bool) -> None:
     """The tests run on each version whose queue is taken for known; a block submits nothing."""
-    seen: list[Any] = []
+    seen: list[str] = []
+
+    class NotingQueue(queue.SimpleQueue[Any]):
+        def put(self, item: Any, *args: Any, **kwargs: Any) -> None:
+            seen.append(type(item).__name__)
+            super().put(item)
+
     with ThreadPoolExecutor(1) as pool:
-        put = pool._work_queue.put
-
-        class Queue:
-            def put(self, item: Any) -> None:
-                seen.append(type(item).__name__)
-                put(item)
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(pool_queue, name)
-
-        pool_queue = pool._work_queue
-        pool._work_queue = Queue()  # type: ignore[assignment]
-        try:
-            asyncio.run(block(pool))
-        finally:
-            pool._work_queue = pool_queue
+        pool._work_queue = NotingQueue()
+        asyncio.run(block(pool))
     # (What wakes the workers at the end goes the same way.)
     assert seen[0] == ("_QueueItem" if is_known else "_WorkItem")
     assert set(seen[1:]) <= {"NoneType"}
@@ -71,7 +64,7 @@ def test_this_python_is_known(is_known: bool, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("where", ["instance", "class"])
 def test_who_replaces_submit_sees_blocks_and_calls(
-    loops: LoopKind, monkeypatch: pytest.MonkeyPatch, where: str
+    monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """As tools do that trace."""
     seen: list[Any] = []
@@ -92,17 +85,17 @@ def test_who_replaces_submit_sees_blocks_and_calls(
             monkeypatch.undo()
             await block(pool)
 
-    loops.run(main)
+    asyncio.run(main())
     assert len(seen) == 2
 
 
 def test_no_thread_that_can_start_is_an_error_at_entry(
-    loops: LoopKind, monkeypatch: pytest.MonkeyPatch, is_known: bool
+    loops: LoopKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the loop thread, for each block. Nothing stays behind, and the next block works.
 
-    The executor keeps what it could not find a thread for. It is void: the thread that comes next
-    does nothing for it.
+    The executor keeps the items that it found no thread for. Their jobs are void: the thread that
+    comes next does nothing for them.
     """
 
     def refuse(thread: threading.Thread) -> None:
@@ -124,9 +117,7 @@ def test_no_thread_that_can_start_is_an_error_at_entry(
     loops.run(main)
 
 
-def test_a_shutdown_that_cancels_tells_what_waits_under_its_lock(
-    loops: LoopKind, is_known: bool
-) -> None:
+def test_a_shutdown_that_cancels_tells_what_waits_under_its_lock(loops: LoopKind) -> None:
     """Also calls. Each hears of it, none is left, and nobody waits for that lock."""
 
     async def main() -> None:
@@ -168,34 +159,8 @@ def test_jobs_begin_in_the_order_in_which_they_came_whoever_gave_them(loops: Loo
     loops.run(main)
 
 
-def test_each_side_gets_its_share_of_an_executor() -> None:
-    """60 tasks with blocks and 60 with ``run_in_executor``: neither side starves the other."""
-    done = {"blocks": 0, "calls": 0}
-    rounds = 20
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        pause = threading.Event()
-
-        async def blocks(pool: Executor) -> None:
-            while sum(done.values()) < 120 * rounds:
-                async with threadpool(pool):
-                    pause.wait(0.0005)
-                done["blocks"] += 1
-
-        async def calls(pool: Executor) -> None:
-            while sum(done.values()) < 120 * rounds:
-                await loop.run_in_executor(pool, pause.wait, 0.0005)
-                done["calls"] += 1
-
-        with ThreadPoolExecutor(4) as pool:
-            await asyncio.gather(*(side(pool) for side in (blocks, calls) for _ in range(60)))
-
-    asyncio.run(main())
-    assert 0.8 < done["blocks"] / done["calls"] < 1.25, done
-
-
-def test_a_failing_initializer_is_told_to_every_block(loops: LoopKind) -> None:
+def test_a_failing_initializer_is_told_to_every_block(expect_loop_errors: list[Any]) -> None:
+    """The executor itself reports it as critical."""
     gate = Gate()
 
     def fail() -> None:
@@ -204,7 +169,7 @@ def test_a_failing_initializer_is_told_to_every_block(loops: LoopKind) -> None:
 
     async def main() -> None:
         pool = ThreadPoolExecutor(1, initializer=fail)
-        tasks = [asyncio.get_running_loop().create_task(block(pool)) for _ in range(5)]
+        tasks = [start(block(pool)) for _ in range(5)]
         await until(gate.reached.is_set)
         await turns()
         gate.open()
@@ -214,17 +179,10 @@ def test_a_failing_initializer_is_told_to_every_block(loops: LoopKind) -> None:
         assert len({id(task.exception()) for task in tasks}) == 5
         pool.shutdown()
 
-    logger = logging.getLogger("concurrent.futures")
-    logger.disabled = True  # it reports the initializer as critical
-    try:
-        loops.run(main)
-    finally:
-        logger.disabled = False
+    asyncio.run(main())
 
 
-def test_blocks_that_were_queued_before_a_shutdown_still_run_at_the_same_time(
-    loops: LoopKind,
-) -> None:
+def test_blocks_that_were_queued_before_a_shutdown_still_run_at_the_same_time() -> None:
     """``shutdown()`` lets what is queued run, on all workers: one body may wait for another."""
 
     async def meet(pool: Executor, barrier: threading.Barrier) -> None:
@@ -235,18 +193,18 @@ def test_blocks_that_were_queued_before_a_shutdown_still_run_at_the_same_time(
         pool = ThreadPoolExecutor(2)
         barrier = threading.Barrier(2)
         with busy(pool, 2):
-            tasks = [asyncio.get_running_loop().create_task(meet(pool, barrier)) for _ in range(2)]
+            tasks = [start(meet(pool, barrier)) for _ in range(2)]
             await turns()
             pool.shutdown(wait=False)
         await asyncio.wait(tasks)
         for task in tasks:
             task.result()
 
-    loops.run(main)
+    asyncio.run(main())
 
 
 def test_a_job_that_a_worker_takes_although_no_thread_could_start_is_done(
-    monkeypatch: pytest.MonkeyPatch, is_known: bool
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """1 the job is in the queue, 2 a worker takes it, 3 no further thread can start.
 
@@ -276,9 +234,7 @@ def test_a_job_that_a_worker_takes_although_no_thread_could_start_is_done(
     asyncio.run(main())
 
 
-def test_no_more_threads_start_than_the_standard_library_would(
-    loops: LoopKind, is_known: bool
-) -> None:
+def test_no_more_threads_start_than_the_standard_library_would() -> None:
     """One after another needs one thread; as many at once as there are workers need them all."""
 
     async def main() -> None:
@@ -291,39 +247,25 @@ def test_no_more_threads_start_than_the_standard_library_would(
             await asyncio.gather(*(block(pool) for _ in range(100)))
             assert len(pool._threads) <= 4
 
-    loops.run(main)
+    asyncio.run(main())
 
 
-def test_an_executor_outlives_a_mistake_in_a_job(
-    loops: LoopKind, expect_loop_errors: list[Any], is_known: bool
-) -> None:
+def test_an_executor_outlives_a_mistake_in_a_job(expect_loop_errors: list[Any]) -> None:
     """An error out of a job is logged, and costs the executor no worker."""
 
-    class Mistake:
-        def __init__(self, executor: Executor) -> None:
-            self.executor = executor
-
-        def __call__(self) -> None:
-            raise LookupError("mistake")
-
-        def fail(self, error: BaseException | str | None) -> bool:
-            return False
-
-        def call_submit(self) -> None:
-            self.executor.submit(self)
+    def fail() -> None:
+        raise LookupError("mistake")
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as pool:
             for _ in range(3):
-                _executors.submit(Mistake(pool))
+                _executors.submit(Booked(pool, fail))
             assert await block(pool) == "value"
 
-    loops.run(main)
+    asyncio.run(main())
 
 
-def test_an_executor_that_is_thrown_away_with_blocks_in_its_queue_does_them(
-    loops: LoopKind, is_known: bool
-) -> None:
+def test_an_executor_that_is_thrown_away_with_blocks_in_its_queue_does_them() -> None:
     """And its threads end, without a shutdown."""
 
     async def main() -> None:
@@ -349,4 +291,4 @@ def test_an_executor_that_is_thrown_away_with_blocks_in_its_queue_does_them(
             thread.join(LIMIT)
             assert not thread.is_alive()
 
-    loops.run(main)
+    asyncio.run(main())

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import pytest
 from helpers.loops import LoopKind
-from helpers.steps import LIMIT, Gate, until, wait_until
+from helpers.steps import LIMIT, Gate, HeldExecutor, busy, until
 
 from threadhop import threadpool
-from threadhop._loops._asyncio import AsyncioSuspension
-from threadhop._loops._attributes import LOOP
 from threadhop._loops._entry_queue import EntryQueue
-
-here = threading.get_ident
 
 
 def in_another_thread(func: Callable[[], object]) -> None:
@@ -42,7 +35,7 @@ class FakeLoop:
     def __init__(self) -> None:
         self.callbacks: list[Callable[[], object]] = []
         self.closed = False
-        #: What waking it raises, although it is open.
+        #: The error of each attempt to wake it, although it is open.
         self.error: BaseException | None = None
 
     def is_closed(self) -> bool:
@@ -71,9 +64,17 @@ class FakeLoop:
         while self.callbacks:
             self.turn()
 
+    def close(self) -> None:
+        """Its callbacks are forgotten."""
+        self.callbacks.clear()
+        self.closed = True
+
 
 class FakeEntry:
-    def __init__(self) -> None:
+    """Calls *note* when it is delivered, and counts."""
+
+    def __init__(self, note: Callable[[], object]) -> None:
+        self.note = note
         #: Called once, while it is delivered.
         self.arriving: Callable[[], object] = lambda: None
         self.delivered = 0
@@ -81,6 +82,7 @@ class FakeEntry:
 
     def deliver(self) -> None:
         self.delivered += 1
+        self.note()
         arriving, self.arriving = self.arriving, lambda: None
         arriving()
 
@@ -133,20 +135,26 @@ class Street:
 
     def __init__(self) -> None:
         self.entry_queue = EntryQueue()
-        self.loop = FakeLoop()
+        self.loop: Any = FakeLoop()
         self.wakers = LyingWakers()
+        self.hooks = self.wakers.hooks
         self.waiting = LyingDeque()
         self.entry_queue._wakers = self.wakers
         self.entry_queue._begin_to_look = partial(self.wakers.append, True)
         self.entry_queue._queue = self.waiting
         self.entry_queue._next_ones = iter(self.waiting.popleft, None)
-        self.entries = [FakeEntry() for _ in range(4)]
+        self.order: list[int] = []
+        self.entries = [FakeEntry(partial(self.order.append, number)) for number in range(4)]
 
-    def post(self, number: int) -> None:
-        in_another_thread(lambda: self.post_here(number))
+    def post(self, *numbers: int) -> None:
+        for number in numbers:
+            in_another_thread(partial(self.post_here, number))
 
     def post_here(self, number: int) -> None:
-        self.entry_queue.post(self.entries[number], self.loop)  # type: ignore[arg-type]
+        self.entry_queue.post(self.entries[number], self.loop)
+
+    def look(self) -> None:
+        self.entry_queue.post_again(self.loop)
 
     def delivered(self) -> list[int]:
         return [entry.delivered for entry in self.entries]
@@ -154,371 +162,208 @@ class Street:
     def abandoned(self) -> list[int]:
         return [entry.abandoned for entry in self.entries]
 
+    def assert_each_of(self, count: int) -> None:
+        """Run the loop: each of the first *count* comes once; then the next post wakes it again."""
+        self.loop.run()
+        assert self.delivered() == [1] * count + [0] * (4 - count)
+        self.post(3)
+        assert len(self.loop.callbacks) == 1
+        self.loop.run()
+        assert self.entries[3].delivered == 1
 
-def test_many_posts_wake_the_loop_once() -> None:
-    street = Street()
-    for number in range(4):
-        street.post(number)
+
+@pytest.fixture
+def street() -> Street:
+    return Street()
+
+
+def test_many_posts_wake_the_loop_once(street: Street) -> None:
+    street.post(0, 1, 2)
     assert len(street.loop.callbacks) == 1
-    street.loop.run()
-    assert street.delivered() == [1, 1, 1, 1]
+    street.assert_each_of(3)
 
 
-def test_a_post_after_the_drain_wakes_the_loop_again() -> None:
-    street = Street()
+@pytest.mark.parametrize("moment", ["before return", "after return", "before count"])
+def test_a_post_while_the_drain_begins_is_not_lost(street: Street, moment: str) -> None:
+    """1 a post comes before or after the drain returns the token, 2 the drain counts."""
     street.post(0)
-    street.loop.run()
-    street.post(1)
-    assert len(street.loop.callbacks) == 1
-    street.loop.run()
-    assert street.delivered() == [1, 1, 0, 0]
-
-
-@pytest.mark.parametrize("moment", ["before return", "after return"])
-def test_a_post_while_the_drain_disarms_is_not_lost(moment: str) -> None:
-    """1 the drain begins, 2 a post comes before or after it disarms, 3 the drain counts."""
-    street = Street()
-    street.post(0)
-    street.wakers.hooks[moment] = lambda: street.post(1)
-    street.loop.run()
-    assert street.delivered() == [1, 1, 0, 0]
-    street.post(2)  # and nothing stayed armed
-    street.loop.run()
-    assert street.delivered() == [1, 1, 1, 0]
-
-
-def test_a_post_while_the_drain_counts_is_not_lost() -> None:
-    """1 the drain has disarmed, 2 a post comes, 3 the drain counts and resumes both or one."""
-    street = Street()
-    street.post(0)
-    street.waiting.hook = lambda: street.post(1)
-    street.loop.run()
-    assert street.delivered() == [1, 1, 0, 0]
+    if moment == "before count":
+        street.waiting.hook = lambda: street.post(1)
+    else:
+        street.hooks[moment] = lambda: street.post(1)
+    street.assert_each_of(2)
 
 
 @pytest.mark.parametrize("moment", ["before look", "after look"])
-def test_a_drain_in_the_middle_of_a_post_loses_nothing(moment: str) -> None:
-    """1 post 0 arms, 2 post 1 appends, 3 the loop drains both, 4 post 1 goes on."""
-    street = Street()
+def test_a_drain_in_the_middle_of_a_post_loses_nothing(street: Street, moment: str) -> None:
+    """1 post 0 takes the token, 2 post 1 appends, 3 the loop drains both, 4 post 1 goes on."""
     street.post(0)
-    street.wakers.hooks[moment] = street.loop.run
+    street.hooks[moment] = street.loop.run
     street.post(1)
-    street.loop.run()
-    assert street.delivered() == [1, 1, 0, 0]
-    street.post(2)
-    street.loop.run()
-    assert street.delivered() == [1, 1, 1, 0]
+    street.assert_each_of(2)
 
 
 @pytest.mark.parametrize("moment", ["after look", "before take", "after take"])
 @pytest.mark.parametrize("drains", [False, True], ids=["posted", "and drained"])
 def test_two_posts_of_which_both_could_wake_the_loop_lose_nothing(
-    moment: str, drains: bool
+    street: Street, moment: str, drains: bool
 ) -> None:
     """1 post 0 finds nobody, 2 post 1 does all of its own, perhaps a drain, 3 post 0 goes on."""
-    street = Street()
 
     def post_all() -> None:
         street.post(1)
         if drains:
             street.loop.run()
 
-    street.wakers.hooks[moment] = post_all
+    street.hooks[moment] = post_all
     street.post(0)
     assert len(street.loop.callbacks) == 1
-    street.loop.run()
-    assert street.delivered() == [1, 1, 0, 0]
-    street.post(2)  # and nothing stayed armed
-    assert len(street.loop.callbacks) == 1
-    street.loop.run()
-    assert street.delivered() == [1, 1, 1, 0]
+    street.assert_each_of(2)
 
 
-def test_a_post_out_of_a_resumed_step_waits_for_the_next_turn() -> None:
+def test_a_post_out_of_a_resumed_step_waits_for_the_next_turn(street: Street) -> None:
     """The loop's other callbacks have a turn in between."""
-    street = Street()
     street.entries[0].arriving = lambda: street.post_here(1)
     street.post(0)
     street.loop.turn()
     assert street.delivered() == [1, 0, 0, 0]
-    street.loop.run()
-    assert street.delivered() == [1, 1, 0, 0]
+    street.assert_each_of(2)
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("posts", [False, True], ids=["alone", "with a post at once"])
 def test_an_interrupt_out_of_one_step_leaves_the_others_for_the_next_turn(
-    interrupt: type[BaseException],
+    street: Street, interrupt: type[BaseException], posts: bool
 ) -> None:
-    """The interrupted one comes first again: it alone knows how far it came."""
-    street = Street()
+    """The interrupted one comes first again: it alone knows how far it came.
+
+    If a post has woken the loop already, one look finds all, another one nothing.
+    """
 
     def raise_it() -> None:
+        if posts:
+            street.post(3)
         raise interrupt
 
-    for number in range(4):
-        street.post(number)
+    street.post(0, 1, 2)
     street.entries[1].arriving = raise_it
     with pytest.raises(interrupt):
         street.loop.run()
-    assert street.delivered() == [1, 1, 0, 0]
+    assert street.order == [0, 1]
     street.loop.turn()
-    assert street.delivered() == [1, 2, 1, 1]
-    assert not street.loop.callbacks
-
-
-def test_an_interrupt_and_a_post_at_once_bring_all_in_the_next_turn() -> None:
-    """The post has woken the loop already: one look finds all, another one nothing."""
-    street = Street()
-
-    def post_and_raise() -> None:
-        street.post(3)
-        raise KeyboardInterrupt
-
-    for number in range(3):
-        street.post(number)
-    street.entries[0].arriving = post_and_raise
-    with pytest.raises(KeyboardInterrupt):
-        street.loop.run()
-    street.loop.turn()
-    assert street.delivered() == [2, 1, 1, 1]  # number 0 was interrupted
+    assert street.order == [0, 1, 1, 2] + [3] * posts
     street.loop.run()
-    assert street.delivered() == [2, 1, 1, 1]
-    assert street.wakers  # nothing stayed armed
+    assert street.order == [0, 1, 1, 2] + [3] * posts
+    assert street.wakers
 
 
-@contextlib.contextmanager
-def interrupt_at_the_beginning_of(function: Callable[..., Any]) -> Iterator[None]:
-    """Raise KeyboardInterrupt before its first line, as a signal handler may."""
-    outer = sys.gettrace()
-
-    def trace(frame: FrameType, event: str, arg: object) -> None:
-        if frame.f_code is function.__code__:
-            raise KeyboardInterrupt
-
-    sys.settrace(trace)
-    try:
-        yield
-    finally:
-        sys.settrace(outer)
-
-
-@pytest.mark.parametrize("another", ["post", "look"])
-def test_an_interrupt_at_the_very_beginning_of_the_drain_leaves_the_next_one_free_to_wake(
-    another: str,
+@pytest.mark.parametrize(
+    ("ends", "another"), [("at its beginning", "post"), ("at its beginning", "look"), ("", "look")]
+)
+def test_a_wake_up_that_does_not_begin_to_deliver_leaves_that_to_the_next_one(
+    street: Street, monkeypatch: pytest.MonkeyPatch, ends: str, another: str
 ) -> None:
     """1 a post wakes the loop, 2 Ctrl+C as the drain begins, 3 a post or a cancelled task comes.
 
-    Whoever that is has the loop look: nothing stayed armed, and nothing is lost.
+    Or the loop has lost the callback. Then it takes a cancelled task to have it look.
     """
-    street = Street()
-    street.post(0)
-    with (
-        interrupt_at_the_beginning_of(EntryQueue.run_all_bounded),
-        pytest.raises(KeyboardInterrupt),
-    ):
-        street.loop.run()
-    assert street.delivered() == [0, 0, 0, 0]
-    assert not street.loop.callbacks
+
+    def interrupted(_: EntryQueue) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if ends:
+            patch.setattr(EntryQueue, "run_all_bounded", interrupted)
+        street.post(0)
+    if ends:
+        with pytest.raises(KeyboardInterrupt):
+            street.loop.run()
+    street.loop.callbacks.clear()
     if another == "post":
         street.post(1)
     else:
-        street.entry_queue.post_again(street.loop)  # type: ignore[arg-type]
+        street.look()
     assert len(street.loop.callbacks) == 1
-    street.loop.run()
-    assert street.delivered() == [1, int(another == "post"), 0, 0]
-    street.post(2)
-    street.loop.run()
-    assert street.delivered()[2] == 1
+    street.assert_each_of(2 if another == "post" else 1)
 
 
-def test_a_look_brings_what_a_wake_up_that_never_began_should_have_brought() -> None:
-    """1 a post wakes the loop, 2 that callback is lost, 3 a cancelled task has the loop look."""
-    street = Street()
-    street.post(0)
-    street.loop.callbacks.clear()
-    street.entry_queue.post_again(street.loop)  # type: ignore[arg-type]
-    street.loop.run()
-    assert street.delivered() == [1, 0, 0, 0]
-    street.post(1)  # and nothing stayed armed
-    street.loop.run()
-    assert street.delivered() == [1, 1, 0, 0]
-
-
-def test_a_look_at_an_empty_queue_does_not_wake_the_loop() -> None:
-    street = Street()
-    street.entry_queue.post_again(street.loop)  # type: ignore[arg-type]
-    assert not street.loop.callbacks
-
-
-def test_a_look_and_a_post_at_once_bring_each_entry_once() -> None:
+def test_a_look_brings_nothing_twice_and_wakes_no_loop_for_nothing(street: Street) -> None:
     """1 a post wakes the loop, 2 a cancelled task has it look as well: the second finds nothing."""
-    street = Street()
+    street.look()
+    assert not street.loop.callbacks
     street.post(0)
-    street.entry_queue.post_again(street.loop)  # type: ignore[arg-type]
-    street.loop.run()
-    assert street.delivered() == [1, 0, 0, 0]
-    street.post(1)
-    assert len(street.loop.callbacks) == 1
-    street.loop.run()
-    assert street.delivered() == [1, 1, 0, 0]
+    street.look()
+    street.assert_each_of(1)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_post_that_cannot_wake_an_open_loop_raises_and_the_next_one_brings_both(
-    error: type[BaseException],
+    street: Street, error: type[BaseException]
 ) -> None:
-    street = Street()
     street.loop.error = error()
     with pytest.raises(error):
         street.post_here(0)
     street.loop.error = None
     street.post(1)
-    assert len(street.loop.callbacks) == 1
-    street.loop.run()
-    assert street.delivered() == [1, 1, 0, 0]
+    street.assert_each_of(2)
     assert street.abandoned() == [0, 0, 0, 0]
 
 
-def test_a_drain_nested_in_a_step_takes_the_rest() -> None:
+def test_a_drain_nested_in_a_step_takes_the_rest(street: Street) -> None:
     """As under a loop that is run within a step of its own (nest_asyncio)."""
-    street = Street()
-    for number in range(4):
-        street.post(number)
 
     def run_nested() -> None:
-        street.post(3)
+        street.post(2)
         street.loop.run()
 
     street.entries[0].arriving = run_nested
-    street.loop.run()
-    assert street.delivered() == [1, 1, 1, 2]  # number 3 was posted twice
+    street.post(0, 1)
+    street.assert_each_of(3)
 
 
-def test_each_post_to_a_closed_loop_is_lost_once_and_nothing_stays_armed() -> None:
-    street = Street()
-    street.loop.closed = True
-    street.post(0)
-    street.post(1)
+def test_each_post_to_a_closed_loop_is_lost_once_and_nothing_stays_armed(street: Street) -> None:
+    street.loop.close()
+    street.post(0, 1)
     assert street.abandoned() == [1, 1, 0, 0]
     assert street.wakers
 
 
-def test_a_loop_that_closes_with_a_wake_up_under_way_loses_what_comes_later_aloud() -> None:
-    """1 post 0 arms, 2 the loop is closed and forgets its callbacks, 3 post 1 finds it armed."""
-    street = Street()
-    street.post(0)
-    street.loop.callbacks.clear()
-    street.loop.closed = True
-    street.post(1)
-    assert street.abandoned() == [1, 1, 0, 0]
+@pytest.mark.parametrize("posts_meanwhile", [False, True], ids=["after it", "during a post"])
+def test_a_loop_that_closes_with_a_wake_up_under_way_loses_what_comes_later_aloud(
+    street: Street, posts_meanwhile: bool
+) -> None:
+    """1 post 0 takes the token, 2 the loop is closed, 3 post 1 finds no token.
 
-
-def test_a_post_that_another_one_is_faster_than_is_lost_aloud_when_the_loop_is_closed() -> None:
-    """1 post 0 finds nobody, 2 post 1 wakes the loop, 3 that is closed, 4 post 0 goes on."""
-    street = Street()
+    Or it did find one, and another post was faster.
+    """
 
     def post_and_close() -> None:
-        street.post(1)
-        street.loop.callbacks.clear()
-        street.loop.closed = True
+        street.post(0)
+        street.loop.close()
 
-    street.wakers.hooks["before take"] = post_and_close
-    street.post(0)
+    if posts_meanwhile:
+        street.hooks["before take"] = post_and_close
+    else:
+        post_and_close()
+    street.post(1)
     assert street.abandoned() == [1, 1, 0, 0]
-
-
-def test_many_posts_from_many_threads_all_arrive() -> None:
-    """No forced order: eight threads against one drain."""
-    entry_queue = EntryQueue()
-    loop = FakeLoop()
-    entries = [[FakeEntry() for _ in range(400)] for _ in range(8)]
-    barrier = threading.Barrier(9, timeout=LIMIT)
-
-    def post_all(mine: list[FakeEntry]) -> None:
-        barrier.wait()
-        for entry in mine:
-            entry_queue.post(entry, loop)  # type: ignore[arg-type]
-
-    threads = [threading.Thread(target=post_all, args=(mine,)) for mine in entries]
-    for thread in threads:
-        thread.start()
-    barrier.wait()
-    while any(thread.is_alive() for thread in threads):
-        loop.run()
-    loop.run()
-    for thread in threads:
-        thread.join(LIMIT)
-    assert {entry.delivered for mine in entries for entry in mine} == {1}
 
 
 # --- tasks of a real loop
 
 
-def test_tasks_that_come_home_while_the_loop_stands_still_are_all_resumed(loops: LoopKind) -> None:
-    """One after the other, in the order in which their bodies ended."""
-    order: list[int] = []
-    homeward: list[int] = []
-
-    async def block(pool: ThreadPoolExecutor, number: int) -> None:
-        async with threadpool(pool):
-            homeward.append(number)
-        order.append(number)
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1) as pool:
-            tasks = [loop.create_task(block(pool, number)) for number in range(20)]
-            if not homeward:  # tasks that are not eager
-                await asyncio.sleep(0)
-            wait_until(lambda: len(homeward) == 20)  # the loop stands still
-            await asyncio.wait(tasks)
-
-    loops.run(main)
-    assert order == list(range(20))
-
-
-@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_out_of_one_task_loses_none_that_came_home_with_it(
-    interrupt: type[BaseException],
-) -> None:
-    """The loop stops. Run again, it resumes the others."""
-    gate = Gate()
-
-    async def block(number: int) -> int:
-        async with threadpool(pool):
-            gate.stop_here()
-        if number == 2:
-            raise interrupt
-        return number
-
-    async def main() -> None:
-        await until(gate.reached.is_set)
-        gate.open()
-        home = getattr(loop, LOOP)
-        wait_until(lambda: len(home._queue) == 8)  # the loop stands still until all are there
-        await asyncio.wait(tasks)
-
-    loop = asyncio.new_event_loop()
-    with ThreadPoolExecutor(8) as pool:
-        tasks = [loop.create_task(block(number)) for number in range(8)]
-        main_task = loop.create_task(main())
-        with pytest.raises(interrupt):
-            loop.run_until_complete(main_task)
-        assert not main_task.done()
-        loop.run_until_complete(asyncio.wait({main_task}, timeout=LIMIT))
-        assert all(task.done() for task in tasks)
-        assert type(tasks[2].exception()) is interrupt
-        values = [task.result() for task in tasks if task is not tasks[2]]
-    assert values == [0, 1, 3, 4, 5, 6, 7]
-    loop.close()
-
-
-def test_a_wake_up_that_raises_in_the_worker_is_a_warning_and_leaves_both_usable(
+@pytest.mark.parametrize("is_closed", [False, True], ids=["open", "closed"])
+def test_a_task_whose_loop_cannot_be_woken_is_told_of_and_comes_home_with_the_next_one(
     expect_loop_errors: list[logging.LogRecord],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
+    is_closed: bool,
 ) -> None:
-    """The loop says that it is closed; the next block of this loop is undisturbed."""
+    """The future of the job has the error. If the loop says that it is closed, the task is lost.
+
+    A warning names the block then. The next block of this loop is undisturbed.
+    """
+
     gate = Gate()
 
     async def block() -> str:
@@ -526,73 +371,39 @@ def test_a_wake_up_that_raises_in_the_worker_is_a_warning_and_leaves_both_usable
             gate.stop_here()
         return "value"
 
-    def closed(*_: object, **__: object) -> None:
-        raise RuntimeError("Event loop is closed")
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        lost = loop.create_task(block())
-        await until(gate.reached.is_set)
-        with monkeypatch.context() as patch:
-            patch.setattr(loop, "call_soon_threadsafe", closed)
-            patch.setattr(loop, "is_closed", lambda: True)
-            gate.open()
-            assert pool.submit(str, 1).result(LIMIT) == "1"  # the worker has left the block
-        assert [record.levelno for record in caplog.records] == [logging.WARNING]
-        assert __file__ in caplog.records[0].getMessage()
-        assert not lost.done()
-        assert await loop.create_task(block()) == "value"
-
-    with ThreadPoolExecutor(1) as pool:
-        loop = asyncio.new_event_loop()
-        loop.run_until_complete(main())
-        loop.close()
-
-
-class KeepingExecutor(Executor):
-    """Keeps the futures of its jobs."""
-
-    def __init__(self, pool: Executor) -> None:
-        self.pool = pool
-        self.futures: list[Future[Any]] = []
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future = self.pool.submit(fn, *args, **kwargs)
-        self.futures.append(future)
-        return future
-
-
-def test_a_wake_up_that_raises_although_the_loop_is_open_is_told_and_made_up_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The future of the job has the error; the next task that comes home brings the first one."""
-    gate = Gate()
-
-    async def block(executor: Executor, gate: Gate) -> str:
-        async with threadpool(executor):
-            gate.stop_here()
-        return "value"
-
     def broken(*_: object, **__: object) -> None:
-        raise OSError("the loop cannot be woken")
+        raise RuntimeError("the loop cannot be woken")
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        executor = KeepingExecutor(pool)
-        first = loop.create_task(block(executor, gate))
+        first = loop.create_task(block())
+        await until(lambda: pool.jobs)
+        pool.start()
         await until(gate.reached.is_set)
         with monkeypatch.context() as patch:
             patch.setattr(loop, "call_soon_threadsafe", broken)
+            patch.setattr(loop, "is_closed", lambda: is_closed)
             gate.open()
-            assert isinstance(executor.futures[0].exception(LIMIT), OSError)
+            error = pool.jobs[0][0].exception(LIMIT)
         assert not first.done()
-        undisturbed = Gate()
-        undisturbed.open()
-        second = loop.create_task(block(executor, undisturbed))
-        assert await asyncio.wait_for(asyncio.gather(first, second), LIMIT) == ["value", "value"]
+        second = loop.create_task(block())
+        await until(lambda: len(pool.jobs) == 2)
+        pool.start()
+        assert await asyncio.wait_for(second, LIMIT) == "value"
+        if not is_closed:
+            assert "cannot be woken" in str(error)
+            assert await asyncio.wait_for(first, LIMIT) == "value"
+            return
+        assert error is None
+        (record,) = caplog.records
+        assert record.levelno == logging.WARNING
+        assert __file__ in record.getMessage()
+        assert not first.done()
 
-    with ThreadPoolExecutor(1) as pool:
-        asyncio.run(main())
+    with HeldExecutor() as pool:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(main())
+        loop.close()
 
 
 # --- what the Task tells its suspension
@@ -620,44 +431,28 @@ def test_an_error_while_the_task_is_suspended_is_raised_at_the_entry() -> None:
 
 
 def test_a_wake_up_that_belongs_to_no_task_is_called_and_the_error_is_raised_there() -> None:
-    """What drives the coroutine is not a Task, and its wake-up is a plain function."""
+    """A driver that is no Task gives a plain function as its wake-up, and no Context."""
 
-    async def main() -> str:
+    async def block() -> str:
         with pytest.raises(AttributeError, match="__self__"):
             async with threadpool(pool):
                 raise AssertionError("the body ran")
         return "went on"
 
-    class Driver:
-        """Steps a coroutine as a Task does, in the name of the task that runs *drive*."""
-
-        def __init__(self, coro: Coroutine[Any, Any, Any]) -> None:
-            self.coro = coro
-            self.ended = asyncio.get_running_loop().create_future()
-
-        def step(self, *_: object) -> None:
-            try:
-                suspension = self.coro.send(None)
-            except StopIteration as stop:
-                self.ended.set_result(stop.value)
-                return
-            assert isinstance(suspension, AsyncioSuspension)
-            suspension._asyncio_future_blocking = False
-
-            def wakeup(future: Any) -> None:
-                future.result()
-                self.step()
-
-            suspension.add_done_callback(wakeup)
-
-    async def drive() -> str:
-        driver = Driver(main())
-        driver.step()
-        result: str = await driver.ended
-        return result
+    async def drive() -> None:
+        """In the name of the task that runs this."""
+        coro = block()
+        suspension: Any = coro.send(None)
+        suspension._asyncio_future_blocking = False
+        resumed = asyncio.Event()
+        suspension.add_done_callback(lambda _: resumed.set())
+        await asyncio.wait_for(resumed.wait(), LIMIT)
+        suspension.result()
+        with pytest.raises(StopIteration, match="went on"):
+            coro.send(None)
 
     with ThreadPoolExecutor(1) as pool:
-        assert asyncio.run(asyncio.wait_for(drive(), LIMIT)) == "went on"
+        asyncio.run(drive())
 
 
 def test_a_wake_up_runs_in_a_callback_of_its_own_and_never_in_the_step_of_another_task(
@@ -674,15 +469,12 @@ def test_a_wake_up_runs_in_a_callback_of_its_own_and_never_in_the_step_of_anothe
             steps.append("resumed")
 
     async def main() -> None:
-        gate = Gate()
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(gate.stop_here)
+        with ThreadPoolExecutor(1) as pool, busy(pool):
             task = asyncio.get_running_loop().create_task(queued(pool))
             await asyncio.sleep(0)
             task.cancel()
             steps.append("step ends")
             await until(task.done)
-            gate.open()
 
     loops.run(main)
     assert steps == ["step ends", "resumed"]
