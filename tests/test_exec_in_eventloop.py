@@ -8,7 +8,7 @@ import contextvars
 import functools
 import gc
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
@@ -142,8 +142,13 @@ def test_it_works_wherever_the_body_calls_it(loops: LoopKind, executor: Executor
     loops.run(main)
 
 
-def test_what_is_no_coroutine_is_returned_as_it_is(loops: LoopKind, executor: Executor) -> None:
-    """A future that a plain function returns, and an async generator, are values."""
+def test_any_awaitable_that_comes_back_is_awaited(loops: LoopKind, executor: Executor) -> None:
+    """A future, the next item of a generator, an object of a library. A generator is a value."""
+
+    class Request:
+        def __await__(self) -> Generator[Any, None, str]:
+            yield from asyncio.sleep(0).__await__()
+            return "answer"
 
     async def numbers() -> AsyncIterator[int]:
         for number in range(3):
@@ -156,11 +161,11 @@ def test_what_is_no_coroutine_is_returned_as_it_is(loops: LoopKind, executor: Ex
     async def main() -> None:
         loop = asyncio.get_running_loop()
         async with threadpool(executor):
-            future = exec_in_eventloop(loop.create_future)
+            assert exec_in_eventloop(Request) == "answer"
+            assert exec_in_eventloop(lambda: loop.run_in_executor(None, int)) == 0
             source = exec_in_eventloop(numbers)
-            assert exec_in_eventloop(collect, source) == [0, 1, 2]
-        assert isinstance(future, asyncio.Future)
-        future.cancel()
+            assert exec_in_eventloop(source.__anext__) == 0
+            assert exec_in_eventloop(collect, source) == [1, 2]
 
     loops.run(main)
 

@@ -54,7 +54,7 @@ def test_the_coroutine_is_cancelled_with_the_task_of_the_block(
                 raise
         finally:
             with pytest.raises(asyncio.CancelledError, match="stop"):
-                exec_in_eventloop(trail.note, "called")
+                exec_in_eventloop(wait)
 
     async def block() -> None:
         try:
@@ -82,10 +82,10 @@ def test_the_coroutine_is_cancelled_with_the_task_of_the_block(
     ]
 
 
-def test_each_call_of_a_task_that_was_cancelled_before_is_refused_at_once(
+def test_a_coroutine_of_a_task_that_was_cancelled_before_is_refused_and_a_function_goes_through(
     loops: LoopKind, one: ThreadPoolExecutor
 ) -> None:
-    """The message is the same. The loop need not even run: it stands still meanwhile."""
+    """Refused at once, while the loop stands still. Cleanup may tell the loop something."""
     trail, gate, refused = Trail(), Gate(), threading.Event()
 
     async def note(what: str) -> None:
@@ -94,10 +94,12 @@ def test_each_call_of_a_task_that_was_cancelled_before_is_refused_at_once(
     async def block() -> None:
         async with threadpool(one):
             gate.stop_here()
-            for func in (trail.note, note):
-                with pytest.raises(asyncio.CancelledError, match="stop"):
-                    exec_in_eventloop(func, "called")
+            with pytest.raises(asyncio.CancelledError, match="stop"):
+                exec_in_eventloop(note, "called")
             refused.set()
+            exec_in_eventloop(trail.note, "cleanup")
+            with pytest.raises(asyncio.CancelledError, match="stop"):
+                exec_in_eventloop(lambda: note("called"))
 
     async def main() -> None:
         task = start(block())
@@ -109,7 +111,7 @@ def test_each_call_of_a_task_that_was_cancelled_before_is_refused_at_once(
         assert task.cancelled()
 
     loops.run(main)
-    assert not trail.steps
+    assert trail.steps == [("cleanup", "loop")]
 
 
 async def cancelled_future() -> None:

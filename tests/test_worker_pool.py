@@ -454,17 +454,20 @@ def test_a_job_waits_for_a_thread_that_is_there_when_no_other_can_start(
             pass
 
 
-def test_going_away_does_not_fail_when_no_thread_can_start(
+def test_the_jobs_that_wait_fail_when_the_last_worker_goes_away_and_no_thread_can_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The worker that is away may wait for one of them."""
     with WorkerPool(1, max_threads=2) as pool:
         a = Traveller(pool)
         job = pool.submit(int)
-        monkeypatch.setattr(threading.Thread, "start", cannot_start)
-        a.go_away()
-        assert not job.done()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", cannot_start)
+            a.go_away()
+        with pytest.raises(RuntimeError, match="start"):
+            job.result(LIMIT)
         a.finish()
-        assert job.result(LIMIT) == 0
+        assert pool.submit(int).result(LIMIT) == 0
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="counts references")
@@ -489,11 +492,12 @@ def test_the_error_of_a_start_is_let_go_without_the_garbage_collector(
 def test_a_thread_whose_start_was_interrupted_does_not_count_and_takes_no_job(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Although it is under way."""
+    """Although it begins later."""
     start = threading.Thread.start
+    late: list[threading.Thread] = []
 
     def interrupted(thread: threading.Thread) -> None:
-        start(thread)
+        late.append(thread)
         raise KeyboardInterrupt
 
     job = Told()
@@ -502,6 +506,8 @@ def test_a_thread_whose_start_was_interrupted_does_not_count_and_takes_no_job(
             patch.setattr(threading.Thread, "start", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 pool.put(job)
+        start(late[0])
+        late[0].join(LIMIT)
         assert pool.statistics() == (1, 0, 0, 0, 0)
         with busy(pool):
             assert len(pool._threads) == 1

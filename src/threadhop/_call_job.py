@@ -323,7 +323,7 @@ class CallJob:
         return self._func(*self._args, **self._kwargs)
 
     def _run_coroutine(self, coro: Coroutine[Any, Any, Any]) -> Any:
-        loop = loop_of_this_thread()
+        loop = asyncio._get_running_loop() or loop_of_this_thread()
         if loop.is_running():
             coro.close()
             raise RuntimeError(LOOP_RUNS_HERE)

@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from typing import Any
 
 from helpers.steps import LIMIT, Gate
@@ -85,6 +85,17 @@ class Traveller:
         for gate in (self.leave, self.come, self.end):
             gate.open()
         self.future.result(LIMIT)
+
+
+class Booked(Told):
+    """One for which a worker of *executor* is asked, as blocks and calls do."""
+
+    def __init__(self, executor: Executor, body: Callable[[], object] = nothing) -> None:
+        super().__init__(body)
+        self.executor = executor
+
+    def call_submit(self) -> None:
+        self.executor.submit(self)
 
 
 class LyingLock:

@@ -22,6 +22,7 @@ from helpers.garbage import (
 from helpers.steps import Gate, HeldExecutor, busy, until, wait_until
 
 from threadhop import eventloop, exec_in_eventloop, threadpool
+from threadhop._loops._attributes import LOOP
 
 
 def start(coro: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -37,7 +38,7 @@ async def cancelled(
     await until(gate.reached.is_set)
     if on_its_way:
         gate.open()
-        wait_until(lambda: len(loop._threadhop_loop._queue) == 1)  # the loop stands still
+        wait_until(lambda: len(getattr(loop, LOOP)._queue) == 1)  # the loop stands still
     task.cancel()
     gate.open()
     await until(task.done)

@@ -15,6 +15,7 @@ from helpers.steps import LIMIT, Gate, until, wait_until
 from threadhop import exec_in_eventloop, exec_in_executor, threadpool
 from threadhop._job import current
 from threadhop._loops import _from_thread, current_strand
+from threadhop._loops._attributes import LOOP
 from threadhop._loops._from_thread import FromThreadCall
 from threadhop._strand import Strand
 
@@ -105,8 +106,11 @@ async def coroutine_that_is_done(call: Call) -> str:
 @pytest.mark.parametrize(
     ("moment", "func", "steps"),
     [
-        ("before the call", function, ["raised"]),
-        ("before its callback", function, ["raised"]),
+        # A plain function goes through.
+        ("before the call", function, ["called", "value", "body ends"]),
+        ("before its callback", function, ["called", "value", "body ends"]),
+        ("before the call", coroutine, ["raised"]),
+        ("before its callback", coroutine, ["raised"]),
         # A plain function cannot be stopped.
         ("in func", function_that_cancels, ["value", "body ends"]),
         # A coroutine is cancelled at its first await at the latest.
@@ -131,7 +135,7 @@ def test_a_call_is_not_made_or_made_to_its_end_whenever_its_caller_is_cancelled(
         call.gate.open()
         if moment == "before its callback":
             loop: Any = asyncio.get_running_loop()
-            wait_until(lambda: len(loop._threadhop_loop._queue) == 1)  # the loop stands still
+            wait_until(lambda: len(getattr(loop, LOOP)._queue) == 1)  # the loop stands still
             call.cancel()
         assert await call.end() == steps
 

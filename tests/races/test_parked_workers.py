@@ -99,10 +99,10 @@ class LyingTask(WorkerSuspension):
 
     before_take: Callable[[], object] = staticmethod(lambda: None)
 
-    def take(self) -> Any:
+    def take(self, taker: object) -> Any:
         before, self.before_take = self.before_take, lambda: None
         before()
-        return super().take()
+        return super().take(taker)
 
 
 class Parked:

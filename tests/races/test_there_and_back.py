@@ -14,6 +14,7 @@ from helpers.steps import LIMIT, Gate, HeldExecutor, until, wait_until
 
 from threadhop import check_cancelled, eventloop, exec_in_eventloop, threadpool
 from threadhop._block_job import BlockJob, WorkerSuspension
+from threadhop._loops._attributes import LOOP
 
 here = threading.get_ident
 
@@ -62,7 +63,7 @@ def test_cancelled_between_posting_and_arrival_it_is_raised_where_the_way_began_
         task = start(block())
         await until(gate.reached.is_set)
         gate.open()
-        wait_until(lambda: len(loop._threadhop_loop._queue) == 1)  # the loop stands still
+        wait_until(lambda: len(getattr(loop, LOOP)._queue) == 1)  # the loop stands still
         task.cancel("2")
         with pytest.raises(asyncio.CancelledError, match="2"):
             await task

@@ -50,6 +50,9 @@ class FakeLoop:
 
     call_soon = call_soon_threadsafe
 
+    def get_debug(self) -> bool:
+        return False
+
     def turn(self) -> None:
         """One callback, in this thread."""
         outer = asyncio._get_running_loop()
@@ -434,7 +437,7 @@ def test_a_wake_up_that_belongs_to_no_task_is_called_and_the_error_is_raised_the
     """A driver that is no Task gives a plain function as its wake-up, and no Context."""
 
     async def block() -> str:
-        with pytest.raises(AttributeError, match="__self__"):
+        with pytest.raises(RuntimeError, match="cannot move this task"):
             async with threadpool(pool):
                 raise AssertionError("the body ran")
         return "went on"

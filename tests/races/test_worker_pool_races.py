@@ -75,7 +75,6 @@ def test_a_worker_that_is_woken_just_when_it_gives_up_does_the_job() -> None:
     """1 its time is over, 2 put wakes it, 3 it looks whether it is still parked."""
     with WorkerPool(1, max_threads=2) as pool:
         lock = LyingLock(pool)
-        lock.stop_next().open()  # its start
         gate = lock.stop_next()
         pool.put(Told())
         assert gate.reached.wait(LIMIT)
@@ -92,7 +91,6 @@ def test_a_worker_does_not_leave_a_job_behind_that_came_after_it_gave_up() -> No
     """1 it is parked no more, 2 put finds nobody parked and no free place, 3 it wants to leave."""
     with WorkerPool(1, max_threads=2) as pool:
         lock = LyingLock(pool)
-        lock.stop_next().open()  # its start
         lock.stop_next().open()  # parked no more
         leaves = lock.stop_next()
         pool.put(Told())

@@ -72,6 +72,11 @@ def strand_of_current_task(loop: AbstractEventLoop) -> Strand:
     return strand
 
 
+def _odd_driver() -> RuntimeError:
+    """The wake-up is not that of a Task."""
+    return RuntimeError(ODD_TASK.format(kind="driver", missing="a wake-up of its own"))
+
+
 def _check(task: Any) -> None:
     """Raise RuntimeError if a block could lose *task*: not every library's tasks are whole."""
     missing = [name for name in ("get_coro", "cancelling", "cancel") if not hasattr(task, name)]
@@ -241,16 +246,14 @@ class AsyncioSuspension(LoopSuspension):
                 # The Task calls cancel() only when this has returned: a worker may have begun.
                 self.cancel(getattr(task, "_cancel_message", None))
             strand.leave_loop()
-        except BaseException:
+        except BaseException as exc:
             # Perhaps Ctrl+C, before any of this.
             self._wakeup = wakeup
             self._context = context
-            if not hasattr(wakeup, "__self__"):
-                exc = RuntimeError(ODD_TASK.format(kind="driver", missing="a wake-up of its own"))
             if strand.coro is None and strand.job is None:
                 with contextlib.suppress(Exception):
                     strand.coro = wakeup.__self__.get_coro()  # type: ignore[attr-defined]
-            if not strand.leaving_failed(exc):
+            if not strand.leaving_failed(exc if hasattr(wakeup, "__self__") else _odd_driver()):
                 self._loop.call_soon(_reraise, exc)
 
     def cancel(self, msg: object = None) -> bool:

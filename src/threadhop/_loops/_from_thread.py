@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from typing import Any
 
+from .._callables import async_kind
 from .._errors import LOOP_IS_CLOSED, LOOP_WENT_AWAY
 from .._job import Caller
 from .._outcome import Outcome
@@ -139,6 +140,8 @@ def from_thread_run(
     *func* sees the variables of the current Context, to which *tokens* belongs; those that it sets
     hold here afterwards.
     """
+    if caller.token.why is not None and async_kind(func) == "a coroutine function":
+        raise caller.cancellation()  # At once. Another function is called all the same.
     values = copy_context()
     context = values.copy()
     try:
