@@ -162,7 +162,7 @@ def test_any_awaitable_that_comes_back_is_awaited(loops: LoopKind, executor: Exe
         loop = asyncio.get_running_loop()
         async with threadpool(executor):
             assert exec_in_eventloop(Request) == "answer"
-            assert exec_in_eventloop(lambda: loop.run_in_executor(None, int)) == 0
+            assert exec_in_eventloop(lambda: loop.run_in_executor(executor, int)) == 0
             source = exec_in_eventloop(numbers)
             assert exec_in_eventloop(source.__anext__) == 0
             assert exec_in_eventloop(collect, source) == [1, 2]

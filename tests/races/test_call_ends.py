@@ -141,7 +141,7 @@ def test_a_cancel_at_each_line_of_the_arrival_resumes_the_task_once(
     loops.run(main)
     possible = [("now",), "error" if fails else 1]
     assert outcomes == sorted(outcomes, key=possible.index), "what is late once, is late later on"
-    if whom == "future" or loops.name != "pytask":
+    if whom == "future" or loops.name not in ("pytask", "asyncio-debug"):
         assert set(outcomes) == set(possible)
 
 
@@ -155,7 +155,10 @@ def test_a_task_is_resumed_by_the_callback_that_brings_the_result(
     fails: bool,
     patient: bool,
 ) -> None:
-    """Not one turn of the loop later, as by a plain future."""
+    """Not one turn of the loop later, as by a plain future.
+
+    In debug mode it is one: asyncio names the task if its step is slow.
+    """
     calls: list[Call] = []
     resumed: list[int] = []
     settle = AbandoningFuture.settle
@@ -172,7 +175,7 @@ def test_a_task_is_resumed_by_the_callback_that_brings_the_result(
         await calls[0].outcome()
 
     loops.run(main)
-    assert resumed == [0, 1]
+    assert resumed == [0, 0 if loops.debug else 1]
 
 
 def test_all_who_wait_for_one_future_are_told_once(

@@ -55,7 +55,7 @@ class EntryQueue:
 
     def __del__(self) -> None:
         """The loop is gone, perhaps closed before it delivered what was posted."""
-        if self._queue:
+        if getattr(self, "_queue", None):  # Ctrl+C may have come before there was one.
             self.abandon_all()
 
     def post(self, entry: Posted, loop: AbstractEventLoop) -> None:
