@@ -104,6 +104,14 @@ NOT_DRIVEN = (
     "something between it and its task swallowed the switch to another thread. Drive the "
     "coroutine with 'await' or asyncio.create_task()"
 )
+YIELDS = (
+    "the block at {where} yields in its body: that would put the consumer of this async generator "
+    "on the worker thread. Yield on the loop: async with eventloop(): yield"
+)
+YIELDS_PERHAPS = (
+    "the block at {where} may yield in its body, which would put the consumer of this async "
+    "generator on the worker thread. Yield on the loop: async with eventloop(): yield"
+)
 NOT_ENTERED = (
     "this task is not inside the block that it is leaving. Leave a block in the task that "
     "entered it; end the child of a fork within the block"

@@ -21,6 +21,7 @@ from typing import Any, cast
 from ._entries import CONTEXTLIB, LoopPart, generators_at, key_of
 from ._errors import NOT_DRIVEN
 from ._interface import AnyStrand
+from ._yields import refuse_yield
 
 #: Win over a cancellation when they leave the body of a block.
 OUTRANKS_CANCELLATION = (KeyboardInterrupt, SystemExit)
@@ -105,6 +106,8 @@ def _note_arrival(strand: AnyStrand) -> None:
     entry = strand.entries[-1]
     if code.co_flags & CO_ASYNC_GENERATOR or code.co_filename == CONTEXTLIB:
         entry.generators = generators_at(frame)
+        if target is not None:
+            refuse_yield(frame)
     if target is None:
         entry.frame_key = key_of(frame)
         if isinstance(entry.manager, LoopPart):
