@@ -15,7 +15,8 @@ rooms, from the public face down; imports point down only, for types too:
   ``_cancellation.py``
 - a task away from its loop: ``_strand.py``, ``_entries.py`` (what it has entered), ``_adoption.py``
   (a task leaves what another one has entered), ``_block_job.py`` (one reserved worker),
-  ``_traps.py`` (every bare ``yield``), ``_driver.py``, ``_variables.py``
+  ``_traps.py`` (every bare ``yield``), ``_yields.py`` (a ``yield`` of the user in a body),
+  ``_driver.py``, ``_variables.py``
 - a function on a worker: ``_call_job.py``, ``_remote.py`` (in another process), ``_thread_loop.py``
   (the worker's own loop)
 - the event loops, ``_loops``; what a strand asks of one is in ``_interface.py``. asyncio's:

@@ -6,6 +6,7 @@ of them. Nobody can tell whether it does; but a warning can say which blocks hol
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
@@ -64,9 +65,11 @@ def _owner(executor: Any) -> Any:
 
 
 def _threads_of(owner: Any) -> int:
-    """How many threads there may be."""
-    threads: int = owner._workers.max_threads if type(owner) is WorkerPool else owner._max_workers
-    return threads
+    """How many threads there may be. If an executor does not tell, nobody is ever warned."""
+    if type(owner) is WorkerPool:
+        threads: int = owner._workers.max_threads
+        return threads
+    return getattr(owner, "_max_workers", sys.maxsize)
 
 
 def _are_all_away(executor: Any) -> bool:
@@ -75,4 +78,4 @@ def _are_all_away(executor: Any) -> bool:
         return exhausted
     if type(executor) is not ThreadPoolExecutor:
         return False
-    return len(executor.__dict__.get(_AWAY, ())) >= executor._max_workers
+    return len(executor.__dict__.get(_AWAY, ())) >= _threads_of(executor)

@@ -29,7 +29,7 @@ from ._callables import name_of
 from ._cancel_token import CancelToken
 from ._errors import DROPPED, LOOP_RUNS_HERE, NO_CALLER, RESULT_LOST, STOP_ITERATION, warn
 from ._executors import submit
-from ._job import current
+from ._job import current, events
 from ._loops._asyncio import AsyncioLoop, loop_of
 from ._loops._asyncio_futures import AbandoningFuture, ThreadFuture, WaitingFuture
 from ._loops._attributes import LOOP
@@ -323,7 +323,7 @@ class CallJob:
         return self._func(*self._args, **self._kwargs)
 
     def _run_coroutine(self, coro: Coroutine[Any, Any, Any]) -> Any:
-        loop = asyncio._get_running_loop() or loop_of_this_thread()
+        loop = events._get_running_loop() or loop_of_this_thread()
         if loop.is_running():
             coro.close()
             raise RuntimeError(LOOP_RUNS_HERE)

@@ -16,7 +16,7 @@ from types import FunctionType
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
 from ._callables import name_of
-from ._job import current
+from ._job import current, events
 
 P = ParamSpec("P")
 P2 = ParamSpec("P2")
@@ -73,7 +73,7 @@ def decorated(
 
     @functools.wraps(func)
     def function(*args: Any, **kwargs: Any) -> Any:
-        if asyncio._get_running_loop() is None or current.slot.job is not None:
+        if events._get_running_loop() is None or current.slot.job is not None:
             return func(*args, **kwargs)
         coro: Any = call_in_block(args, kwargs)
         coro.__qualname__ = name  # A forgotten ``await`` names the user's function.
@@ -94,4 +94,6 @@ def _mark_as_coroutine_function(function: Any) -> None:
         code = function.__code__
         function.__code__ = code.replace(co_flags=code.co_flags | inspect.CO_COROUTINE)
     else:  # PyPy goes by the flag. At least asyncio.iscoroutinefunction() says True.
-        function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
+        function._is_coroutine = getattr(  # type: ignore[attr-defined]
+            asyncio.coroutines, "_is_coroutine", None
+        )

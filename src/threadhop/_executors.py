@@ -28,6 +28,25 @@ from ._pool._work_item import Job as WorkerJob
 #: Set by ``configure()``: the executor of blocks and calls that name none.
 configured: Executor | None = None
 
+_OF_MODULE = ("_global_shutdown_lock", "_shutdown")
+_OF_EXECUTOR = (
+    "_adjust_thread_count",
+    "_broken",
+    "_max_workers",
+    "_shutdown",
+    "_shutdown_lock",
+    "_threads",
+    "_work_queue",
+)
+
+
+def _has_all_names(executor: ThreadPoolExecutor) -> bool:
+    """Whether this Python has the private names that ``_put`` uses."""
+    return all(hasattr(_standard, name) for name in _OF_MODULE) and all(
+        hasattr(executor, name) for name in _OF_EXECUTOR
+    )
+
+
 #: By kind: the ``submit`` that is known, for which there is a cheaper way in. Not one that somebody
 #: has put in its place, on the class or in an instance, to trace or to count.
 _KNOWN: dict[type, object] = {kind: kind.submit for kind in (WorkerPool, LimitedView)}
@@ -35,6 +54,7 @@ if (
     sys.version_info < (3, 16)  # From then on nobody has looked who uses the executor's queue.
     and isinstance(ThreadPoolExecutor.submit, FunctionType)
     and ThreadPoolExecutor.submit.__globals__ is vars(_standard)
+    and _has_all_names(ThreadPoolExecutor(1, "threadhop"))  # Unnamed it would take a number.
 ):
     _KNOWN[ThreadPoolExecutor] = ThreadPoolExecutor.submit
 

@@ -9,13 +9,33 @@ shows what runs where.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import weakref
+from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from ._cancel_token import CancelToken
+
+
+class _PublicEvents:
+    """In the place of ``asyncio`` where that lacks the name. The error in here costs time."""
+
+    @staticmethod
+    def _get_running_loop() -> AbstractEventLoop | None:
+        try:
+            return asyncio.get_running_loop()
+        except RuntimeError:
+            return None
+
+
+#: Tells which loop runs in this thread. Its function is looked up each time: trio-asyncio replaces
+#: it in ``asyncio``.
+events: type[_PublicEvents] = (
+    asyncio if hasattr(asyncio, "_get_running_loop") else _PublicEvents  # type: ignore[assignment]
+)
 
 
 class Caller(Protocol):

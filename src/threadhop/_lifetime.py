@@ -10,18 +10,20 @@
   ``_end`` here notes the end, so parked workers whose loop does not run give up; then it closes all
   pools, which finish what waits, and joins their threads. Then the hook of ``concurrent.futures``
   joins the workers of stock executors. ``atexit`` follows, where the loop of the main thread's own
-  is closed.
+  is closed. (A Python without these hooks calls ``_end`` in ``atexit``, and the threads of pools
+  are daemons.)
 - **A fork**: the child has the thread that forked and no other. Each pool begins anew, without
   threads and with an empty queue: what waited is done in the parent.
 """
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures.thread  # its exit hook must be there before ours
 import os
 import threading
 from _thread import get_ident
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakSet
 
 
@@ -94,6 +96,10 @@ def _after_fork() -> None:
 # ``atexit`` is too late: it comes after the workers were joined, and a parked one does not end.
 # These hooks run last-first, so ours comes before that of concurrent.futures, which joins them.
 assert concurrent.futures.thread is not None
-threading._register_atexit(_end)  # type: ignore[attr-defined]
+_register: Any = getattr(threading, "_register_atexit", None)
+#: Whether the threads of pools are daemons; None: as the thread that starts them. ``atexit`` comes
+#: when all other threads have ended, so an idle worker would keep the process from it.
+DAEMON = True if _register is None else None
+(_register or atexit.register)(_end)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import threading
-from collections.abc import Callable
 from typing import Any
+
+from ._job import events
 
 _Base: Any = getattr(asyncio, "ProactorEventLoop", asyncio.SelectorEventLoop)
 
@@ -92,7 +94,7 @@ def ensure_thread_event_loop() -> asyncio.AbstractEventLoop:
 
     .. versionadded:: 0.1
     """
-    running = asyncio._get_running_loop()
+    running = events._get_running_loop()
     if running is not None:
         return running
     _own.is_wanted = True
@@ -133,9 +135,9 @@ def withdraw_thread_event_loop() -> None:
 
 
 _events: Any = asyncio.events
-# Public from Python 3.14 on only by another name, and with a warning by this one.
-_policy: Callable[[], Any] = getattr(
-    asyncio.events, "_get_event_loop_policy", asyncio.get_event_loop_policy
+# Public from Python 3.14 on only by another name, and with a warning by this one. Both may go.
+_policy: Any = getattr(_events, "_get_event_loop_policy", None) or getattr(
+    asyncio, "get_event_loop_policy", lambda: None
 )
 
 
@@ -147,7 +149,12 @@ def _has_current_loop() -> bool:
 
 
 def _current_loop() -> Any:
-    return getattr(getattr(_policy(), "_local", None), "_loop", None)
+    try:
+        return _policy()._local._loop
+    except AttributeError:  # The public way raises where there is none, from Python 3.14 on.
+        with contextlib.suppress(RuntimeError):
+            return asyncio.get_event_loop()
+        return None
 
 
 def _close(loop: asyncio.AbstractEventLoop | None) -> None:
@@ -171,12 +178,14 @@ def _close_own() -> None:
 def _see_to_its_end(loop: asyncio.AbstractEventLoop) -> None:
     """Have *loop* closed by this thread, as the last thing that it does."""
     thread: Any = threading.current_thread()
-    if isinstance(thread, threading._DummyThread) or not hasattr(thread, "_delete"):
+    is_main = thread is threading.main_thread()
+    foreign = getattr(threading, "_DummyThread", threading.Thread)
+    if not is_main and (isinstance(thread, foreign) or not hasattr(thread, "_delete")):
         # Not one of Python's. All that it does at its end is to let go of what is its own.
         _own.finalizer = _Finalizer(loop)
     elif not _own.ends_well:
         _own.ends_well = True
-        if thread is threading.main_thread():
+        if is_main:
             atexit.register(_close_own)
             return
         # A Thread calls it at its end, while it is still whole. (A finalizer of an object that is

@@ -24,6 +24,7 @@ FLOORS = (
     {"_loops._from_thread", "_loops._entry_queue", "_loops._default_executor"},
     {"_strand"},
     {"_traps"},
+    {"_yields"},
     {"_entries"},
     {"_block_job"},
     {"_interface"},

@@ -14,7 +14,7 @@ from typing import Any
 
 from .._entries import frames_up
 from .._errors import NO_LOOP
-from .._job import RunningJob, current
+from .._job import RunningJob, current, events
 from .._strand import Strand
 from ._asyncio import current_task, existing_strand_of_current_task, strand_of_current_task
 from ._asyncio import raise_pending_cancellation as raise_pending_cancellation
@@ -23,14 +23,14 @@ from ._attributes import STRAND
 
 def running_loop() -> AbstractEventLoop | None:
     """The loop that runs in this thread. (Looked up each time: trio-asyncio replaces it.)"""
-    return asyncio._get_running_loop()
+    return events._get_running_loop()
 
 
 def job_here() -> RunningJob | None:
     """The job of this worker, if it runs the code that asks, and no task of another loop does."""
     job = current.slot.job
     if job is not None:
-        loop = asyncio._get_running_loop()
+        loop = events._get_running_loop()
         if loop is not None and _is_in_task_of(loop):
             return None
     return job
@@ -51,7 +51,7 @@ def current_strand() -> Strand:
     if job is not None and job.strand is not None:
         strand: Strand = job.strand
         return strand
-    loop = asyncio._get_running_loop()
+    loop = events._get_running_loop()
     if loop is None:
         raise RuntimeError(NO_LOOP)
     # The usual case first, by the shortest way.
@@ -65,7 +65,7 @@ def current_strand_or_none() -> Strand | None:
     if job is not None and job.strand is not None:
         strand: Strand = job.strand
         return strand
-    loop = asyncio._get_running_loop()
+    loop = events._get_running_loop()
     return None if loop is None else existing_strand_of_current_task(loop)
 
 
@@ -74,6 +74,6 @@ def current_coroutine() -> Any:
     job = job_here()
     if job is not None and job.strand is not None:
         return job.strand.coro
-    loop = asyncio._get_running_loop()
+    loop = events._get_running_loop()
     task = None if loop is None else current_task(loop)
     return None if task is None else task.get_coro()

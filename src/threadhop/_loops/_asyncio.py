@@ -27,6 +27,7 @@ from typing import Any
 from .. import _lifetime
 from .._errors import NO_TASK, ODD_TASK
 from .._interface import AnyStrand, Loop, LoopSuspension
+from .._job import events
 from .._outcome import Outcome
 from .._strand import Strand
 from .._traps import checkpoint
@@ -120,7 +121,7 @@ class AsyncioLoop(EntryQueue, Loop):
     def suspend(self, strand: AnyStrand) -> AsyncioSuspension:
         suspension = AsyncioSuspension()
         suspension._asyncio_future_blocking = True
-        suspension._loop = asyncio._get_running_loop()  # type: ignore[assignment]
+        suspension._loop = events._get_running_loop()  # type: ignore[assignment]
         suspension._strand = strand
         suspension._wakeup = None
         return suspension

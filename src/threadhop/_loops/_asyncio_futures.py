@@ -43,6 +43,13 @@ class AbandoningFuture(asyncio.Future[Any]):
     #: None when the call has ended.
     call: Awaited | None
 
+    # ``settle`` asks for these, which a later Python may not have. (A future in pure Python has
+    # callbacks of its own, so it hides those of the class.)
+    if not hasattr(asyncio.Future, "_callbacks"):
+        _callbacks: Any = ()
+    if not hasattr(asyncio.Future, "_loop"):
+        _loop: Any = property(asyncio.Future.get_loop)
+
     def cancel(self, msg: Any = None) -> bool:
         call = self.call
         if call is not None and not self.done() and not call.try_cancel():

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
+from .._job import events
 from ._attributes import RUN_IN_EXECUTOR
 
 
@@ -25,7 +26,7 @@ class RunInExecutor(Executor):
         """In the loop thread, or in a worker that the task is leaving."""
         loop = self._loop()
         assert loop is not None, "a task of it runs"
-        if asyncio._get_running_loop() is loop:
+        if events._get_running_loop() is loop:
             # Of a foreign loop anything awaitable (trio-asyncio's returns a coroutine).
             return asyncio.ensure_future(loop.run_in_executor(None, fn))
         return asyncio.run_coroutine_threadsafe(_run(fn), loop)
@@ -74,6 +75,7 @@ def default_executor_of(loop: AbstractEventLoop) -> Executor:
         return executor
     if (
         type(loop).run_in_executor is asyncio.BaseEventLoop.run_in_executor
+        and hasattr(loop, "_default_executor")  # It is asked again, and must show this one.
         and getattr(loop, "_executor_shutdown_called", None) is False
     ):
         # Without a job that keeps the first worker busy.
@@ -84,7 +86,7 @@ def default_executor_of(loop: AbstractEventLoop) -> Executor:
     if run_in_executor is None:
         # The loop makes its executor, or says by itself that it was shut down.
         loop.run_in_executor(None, _nothing)
-        executor = _find_in_uvloop(loop)
+        executor = shown_default_executor(loop)
         if executor is not None:
             return executor
         run_in_executor = RunInExecutor(loop)

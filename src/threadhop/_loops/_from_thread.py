@@ -13,7 +13,7 @@ from typing import Any
 
 from .._callables import async_kind
 from .._errors import LOOP_IS_CLOSED, LOOP_WENT_AWAY
-from .._job import Caller
+from .._job import Caller, events
 from .._outcome import Outcome
 from .._variables import Tokens, merge_changes
 from ._attributes import STRAND
@@ -121,7 +121,7 @@ class FromThreadCall:
 
     def cancel_soon(self, why: tuple[Any, ...]) -> None:
         """The caller is cancelled."""
-        if asyncio._get_running_loop() is self._loop:
+        if events._get_running_loop() is self._loop:
             self._cancel(why)
         else:
             with contextlib.suppress(RuntimeError):  # Closed: the worker finds out by itself.

@@ -139,7 +139,9 @@ class Threads(Permits):
         self._ended = [thread for thread in self._ended if thread.is_alive()]
         numbers = set(self._threads.values())
         number = next(number for number in count() if number not in numbers)
-        thread = threading.Thread(target=self._work, name=f"{self.name}_{number}")
+        thread = threading.Thread(
+            target=self._work, name=f"{self.name}_{number}", daemon=_lifetime.DAEMON
+        )
         try:
             self._starting.add(thread)
             self._threads[thread] = number
