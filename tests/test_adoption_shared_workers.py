@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
@@ -14,13 +13,6 @@ from helpers.steps import Gate, turns, until
 
 from threadhop import check_cancelled, eventloop, threadpool
 from threadhop._strand import Strand
-
-
-async def yields_in_its_block(executor: Executor) -> AsyncIterator[int]:
-    """The item puts its consumer on the worker: nobody should do that."""
-    async with threadpool(executor):
-        yield here()
-
 
 # --- one object of eventloop() for two
 
@@ -265,7 +257,7 @@ def test_a_task_that_ends_within_its_block_does_not_take_a_shared_worker_from_th
 
     async def main() -> None:
         rows = Rows(one)
-        source, kept, ending = rows(), Rows(one)(), yields_in_its_block(one)
+        source, kept = rows(), Rows(one)()
         has_taken, has_adopted = asyncio.Event(), asyncio.Event()
 
         async def first() -> None:
@@ -273,7 +265,8 @@ def test_a_task_that_ends_within_its_block_does_not_take_a_shared_worker_from_th
             await take(kept)
             has_taken.set()
             await has_adopted.wait()
-            assert await take(ending) == here() == rows.workers[0]
+            await threadpool(one).__aenter__()
+            assert here() == rows.workers[0]
 
         async def second() -> None:
             await has_taken.wait()
@@ -299,11 +292,11 @@ def test_a_leaver_that_waits_for_a_task_that_ends_on_a_worker_is_told_and_goes_o
     gate = Gate()
 
     async def main() -> None:
-        source, ending = Rows(executor)(), yields_in_its_block(other)
+        source = Rows(executor)()
 
         async def first() -> None:
             await take(source)
-            assert await take(ending) == here()
+            await threadpool(other).__aenter__()
             gate.stop_here()
 
         task = start(first())

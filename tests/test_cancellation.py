@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -99,8 +100,20 @@ def test_a_queued_block_is_cancelled_before_the_worker_is_free(
 # --- while the body runs
 
 
+#: PyPy 3.11 itself crashes, with any context manager whose exit raises then.
+crashes_pypy = pytest.mark.skipif(sys.implementation.name == "pypy", reason="a fault of PyPy")
+
+
 @pytest.mark.parametrize(
-    "end", ["its last line", "return", "break", "continue", "swallows", "taken back"]
+    "end",
+    [
+        "its last line",
+        "return",
+        pytest.param("break", marks=crashes_pypy),
+        pytest.param("continue", marks=crashes_pypy),
+        "swallows",
+        "taken back",
+    ],
 )
 def test_a_running_body_comes_to_its_end_and_then_the_exit_raises(
     loops: LoopKind, executor: Executor, end: str

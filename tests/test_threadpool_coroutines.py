@@ -118,26 +118,6 @@ async def test_the_worker_is_left_as_it_was(one: Executor) -> None:
         one.submit(exec_in_eventloop, int).result(LIMIT)
 
 
-@on_every_loop
-async def test_a_generator_that_yields_inside_the_block_gives_its_consumer_back(
-    executor: Executor,
-) -> None:
-    """Iterated to its end, or closed by ``aclosing``, it returns the consumer to the loop."""
-
-    async def numbers() -> AsyncIterator[int]:
-        async with threadpool(executor):
-            yield 1
-            yield 2
-
-    assert [number async for number in numbers()] == [1, 2]
-    assert on_loop_thread()
-    async with contextlib.aclosing(numbers()) as rest:
-        async for _ in rest:
-            break
-    assert on_loop_thread()
-    await asyncio.sleep(0)
-
-
 # --- exit stacks and context managers ---
 
 

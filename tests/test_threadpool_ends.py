@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
-import sys
-from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 
 import pytest
@@ -190,37 +187,6 @@ async def test_a_task_that_ends_inside_a_block_is_finished_with_its_outcome(
     assert called == [True]
     (warning,) = warnings_of(caplog)
     assert f"{__file__}:{child.__code__.co_firstlineno + 2}" in warning
-
-
-@on_every_loop
-async def test_an_abandoned_generator_leaves_its_consumer_on_the_worker_until_the_task_ends(
-    one: Executor, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The consumer's next await is refused, with its line, and a warning names the block."""
-    lines = []
-
-    async def numbers() -> AsyncIterator[int]:
-        async with threadpool(one):
-            yield 1
-            yield 2
-
-    async def child() -> int:
-        async for number in numbers():  # noqa: B007
-            break
-        assert on_thread_of("one")
-        with pytest.raises(RuntimeError, match="cannot await") as caught:
-            lines.append(sys._getframe().f_lineno + 1)
-            await asyncio.sleep(0)
-        assert f"{__file__}:{lines[0]}" in str(caught.value)
-        return number
-
-    with caplog.at_level(logging.DEBUG, "threadhop"):
-        assert await asyncio.create_task(child()) == 1
-        assert on_loop_thread()
-        gc.collect()
-        await in_block_of(one)
-    (warning,) = warnings_of(caplog)
-    assert f"{__file__}:{numbers.__code__.co_firstlineno + 1}" in warning
 
 
 @on_one_loop

@@ -15,10 +15,8 @@ from __future__ import annotations
 import ast
 import linecache
 import warnings
-from collections.abc import Iterator
 from inspect import CO_ASYNC_GENERATOR
 from types import CodeType, FrameType
-from typing import Any
 
 from ._entries import CONTEXTLIB
 from ._errors import YIELDS, YIELDS_PERHAPS
@@ -74,59 +72,37 @@ def _body_yields(frame: FrameType) -> str:
     key = (frame.f_code, frame.f_lineno)
     answer = _known.get(key)
     if answer is None:
-        statement, items = _find_statement(frame)
-        if statement is None:
+        lines = linecache.getlines(frame.f_code.co_filename, frame.f_globals)
+        try:
+            body = _body_at(frame.f_lineno, ast.parse("".join(lines)))
+        except (SyntaxError, ValueError, RecursionError):
+            body = None
+        if body is None:
             answer = _PERHAPS
-        elif any(_is_loop_part(item, frame) for item in items):
-            answer = _NO
         else:
-            found = set(_yields(statement.body, frame))
-            answer = _YES if _YES in found else _PERHAPS if _PERHAPS in found else _NO
+            answer = _YES if any(_yields(node) for node in body) else _NO
         _known[key] = answer
     return answer
 
 
-def _find_statement(frame: FrameType) -> tuple[ast.AsyncWith | None, list[ast.expr]]:
-    """The innermost ``async with`` at the line of *frame*, and its items after that line's."""
-    lines = linecache.getlines(frame.f_code.co_filename, frame.f_globals)
-    try:
-        tree = ast.parse("".join(lines))
-    except (SyntaxError, ValueError, RecursionError):
-        return None, []
-    line = frame.f_lineno
-    found: tuple[ast.AsyncWith | None, list[ast.expr]] = (None, [])
+def _body_at(line: int, tree: ast.AST) -> list[ast.stmt] | None:
+    """The body of the ``async with`` whose last item stands in *line*; [] if an item follows."""
     for node in ast.walk(tree):
         if isinstance(node, ast.AsyncWith):
             expressions = [item.context_expr for item in node.items]
-            for at, expr in enumerate(expressions):
+            for at, expr in enumerate(expressions, 1):
                 if expr.lineno <= line <= (expr.end_lineno or expr.lineno):
-                    found = node, expressions[at + 1 :]
-                    break
-    return found
+                    return node.body if at == len(expressions) else []
+    return None
 
 
-def _yields(nodes: list[Any], frame: FrameType, answer: str = _YES) -> Iterator[str]:
-    """For each ``yield`` below *nodes* whether it leaves a body on a worker."""
-    for node in nodes:
-        if isinstance(node, _SCOPES):
-            continue
-        inner = answer
-        if isinstance(node, ast.Yield):
-            yield answer
-        elif isinstance(node, ast.AsyncWith):
-            if any(_is_loop_part(item.context_expr, frame) for item in node.items):
-                continue
-            inner = _PERHAPS  # An async context manager of the user may go to the loop.
-        yield from _yields(list(ast.iter_child_nodes(node)), frame, inner)
+def _yields(node: ast.AST) -> bool:
+    """Whether *node* yields, but not in an ``async with``: that may be a loop part.
 
-
-def _is_loop_part(expr: ast.expr, frame: FrameType) -> bool:
-    """Whether *expr* is an ``eventloop()``, by whatever name, or a variable with one."""
-    called = expr.func if isinstance(expr, ast.Call) else expr
-    if isinstance(called, ast.Attribute):
-        return called.attr == "eventloop"
-    if not isinstance(called, ast.Name):
+    By whatever name. What else may be awaited there? A block in there is asked at its own entry.
+    """
+    if isinstance(node, ast.Yield):
+        return True
+    if isinstance(node, (*_SCOPES, ast.AsyncWith)):
         return False
-    value = frame.f_locals.get(called.id, frame.f_globals.get(called.id))
-    kind = value if isinstance(expr, ast.Call) else type(value)
-    return getattr(kind, "__name__", called.id) == "eventloop"
+    return any(_yields(child) for child in ast.iter_child_nodes(node))

@@ -192,13 +192,13 @@ def test_a_process_ends_whose_worker_waits_for_a_loop_that_goes_away(
     A body that waits for a call is told with a RuntimeError, and goes on.
     """
     source, reason = ENDS[end]
-    if (end, waits) == ("stopped", "call"):
-        reason = "the event loop was closed"
+    # A worker that comes back to a loop which stands still is lost with that.
+    reasons = [reason, "the event loop was closed"] if "call" in waits else [reason]
     program = Program(source.replace("WAITS", waits))
     assert program.lines == lines
     assert len(program.warnings) in warnings
     for warning in program.warnings:
-        assert reason in warning
+        assert any(reason in warning for reason in reasons)
         assert "<string>:" in warning
 
 

@@ -1,0 +1,159 @@
+"""A ``yield`` in the body of a block would put the consumer on the worker: refused at the entry."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Executor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from helpers.loops import on_every_loop, on_one_loop
+from helpers.places import on_loop_thread
+
+from threadhop import eventloop, threadpool
+from threadhop import eventloop as on_loop
+
+#: The executor of the functions here, which frameworks find as plain functions of a module.
+pool = SimpleNamespace(executor=None)
+
+
+async def in_its_body() -> AsyncIterator[str]:
+    async with threadpool(pool.executor):
+        yield "item"
+
+
+async def in_a_loop_part() -> AsyncIterator[str]:
+    async with threadpool(pool.executor):
+        async with eventloop():
+            yield "item"
+
+
+async def in_a_part_by_another_name() -> AsyncIterator[str]:
+    async with threadpool(pool.executor), on_loop():
+        yield "item"
+
+
+async def after_its_block() -> AsyncIterator[str]:
+    async with threadpool(pool.executor):
+
+        def inner() -> Any:
+            yield "not the body's own"
+
+        item = next(inner())
+    yield item.removeprefix("not the body's own") or "item"
+
+
+decorated = contextlib.asynccontextmanager(in_its_body)
+
+
+@contextlib.asynccontextmanager
+async def by_decorator() -> AsyncIterator[str]:
+    async with threadpool(pool.executor):
+        yield "item"
+
+
+async def of_a_manager() -> AsyncIterator[str]:
+    """The body of the manager is a body of this one, too."""
+    async with by_decorator() as item:
+        yield item
+
+
+# The consumers.
+
+
+async def plain_for(source: Callable[[], Any]) -> str:
+    async for item in source():
+        return str(item)
+    raise AssertionError("no item")
+
+
+async def closing(source: Callable[[], Any]) -> str:
+    async with contextlib.aclosing(source()) as items:
+        return str(await anext(items))
+
+
+async def framework(source: Callable[[], Any]) -> str:
+    """As FastAPI enters a dependency: its own manager around one of the user's plain function."""
+
+    @contextlib.asynccontextmanager
+    async def shielded() -> AsyncIterator[str]:
+        async with contextlib.asynccontextmanager(source)() as item:
+            yield item
+
+    async with contextlib.AsyncExitStack() as stack:
+        return await stack.enter_async_context(shielded())
+
+
+Consumer = Callable[[Callable[[], Any]], Awaitable[str]]
+
+
+@pytest.fixture(autouse=True)
+def _executor(executor: Executor) -> None:
+    pool.executor = executor
+
+
+@on_every_loop
+@pytest.mark.parametrize("consumer", [plain_for, closing, framework])
+@pytest.mark.parametrize("source", [in_its_body, of_a_manager])
+async def test_a_generator_that_yields_in_the_body_is_refused(
+    consumer: Consumer, source: Callable[[], Any]
+) -> None:
+    """With the line of the block, and the remedy; the consumer never leaves the loop."""
+    with pytest.raises(
+        RuntimeError, match=r"yields in its body.*async with eventloop\(\): yield"
+    ) as e:
+        await consumer(source)
+    code = (in_its_body if source is in_its_body else by_decorator.__wrapped__).__code__  # type: ignore[attr-defined]
+    assert f"{__file__}:{code.co_firstlineno + (1 if source is in_its_body else 2)}" in str(e.value)
+    assert on_loop_thread()
+    async with threadpool(pool.executor):
+        assert not on_loop_thread()
+
+
+@on_one_loop
+@pytest.mark.parametrize("consumer", [plain_for, closing, framework])
+@pytest.mark.parametrize("source", [in_a_loop_part, in_a_part_by_another_name, after_its_block])
+async def test_a_generator_that_yields_on_the_loop_is_not_refused(
+    consumer: Consumer, source: Callable[[], Any]
+) -> None:
+    if consumer is plain_for:
+        source_ = contextlib.aclosing(source())
+        async with source_ as items:
+            async for item in items:
+                assert on_loop_thread()
+                assert item == "item"
+        return
+    assert await consumer(source) == "item"
+    assert on_loop_thread()
+
+
+@on_every_loop
+async def test_the_body_of_a_context_manager_may_be_on_the_worker() -> None:
+    """The user enters it by ``async with``, or hands what it decorated to an exit stack."""
+    async with by_decorator(), decorated():
+        assert not on_loop_thread()
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(by_decorator())
+        assert not on_loop_thread()
+    assert on_loop_thread()
+
+
+@on_one_loop
+async def test_where_the_source_is_unknown_there_is_a_warning_once() -> None:
+    namespace: dict[str, Any] = {"threadpool": threadpool, "pool": pool}
+    exec(  # its lines are in no file
+        "async def numbers():\n    async with threadpool(pool.executor):\n        yield 1\n",
+        namespace,
+    )
+    for said in (True, False):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            async with contextlib.aclosing(namespace["numbers"]()) as numbers:
+                assert await anext(numbers) == 1
+                assert not on_loop_thread()
+        assert on_loop_thread()
+        assert ["may yield in its body" in str(warning.message) for warning in caught] == [True][
+            :said
+        ]
