@@ -63,8 +63,13 @@ def _refuse(frame: FrameType, answer: str) -> None:
     where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
     if answer is _YES:
         raise RuntimeError(YIELDS.format(where=where))
+    registry = frame.f_globals.setdefault("__warningregistry__", {})  # Once for each line.
     warnings.warn_explicit(
-        YIELDS_PERHAPS.format(where=where), RuntimeWarning, frame.f_code.co_filename, frame.f_lineno
+        YIELDS_PERHAPS.format(where=where),
+        RuntimeWarning,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        registry=registry,
     )
 
 
@@ -77,10 +82,8 @@ def _body_yields(frame: FrameType) -> str:
             body = _body_at(frame.f_lineno, ast.parse("".join(lines)))
         except (SyntaxError, ValueError, RecursionError):
             body = None
-        if body is None:
-            answer = _PERHAPS
-        else:
-            answer = _YES if any(_yields(node) for node in body) else _NO
+        found = body is not None and any(map(_yields, body))
+        answer = _PERHAPS if body is None else _YES if found else _NO
         _known[key] = answer
     return answer
 
