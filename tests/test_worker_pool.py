@@ -515,3 +515,35 @@ def test_a_thread_whose_start_was_interrupted_does_not_count_and_takes_no_job(
             assert not queued.done()
         queued.result(LIMIT)
     assert (job.runs, job.errors) == (0, [])
+
+
+def test_a_put_raises_when_all_threads_are_away_and_none_can_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that are away may wait for that very job. The next put tries again."""
+    with WorkerPool(1, max_threads=2) as pool:
+        a = Traveller(pool)
+        a.go_away()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", cannot_start)
+            with pytest.raises(RuntimeError, match="start"):
+                pool.submit(int)
+        assert pool.submit(int).result(LIMIT) == 0
+        a.finish()
+
+
+def test_a_fresh_thread_begins_its_job_although_the_one_that_started_it_goes_on() -> None:
+    """It does not wait for the lock that its starter has."""
+    with WorkerPool(1) as pool, pool._workers._lock:
+        assert pool.submit(int).result(LIMIT) == 0
+
+
+def test_a_broken_pool_that_is_shut_down_says_so(expect_loop_errors: list[Any]) -> None:
+    """As ``ThreadPoolExecutor`` does, under its private name."""
+    pool = WorkerPool(1, initializer=cannot_start, initargs=(None,))
+    with pytest.raises(BrokenThreadPool):
+        pool.submit(int).result(LIMIT)
+    assert not pool._shutdown
+    pool.shutdown()
+    assert pool._shutdown
+    assert pool._broken

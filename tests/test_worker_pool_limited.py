@@ -308,3 +308,41 @@ def test_a_turn_that_was_struck_off_does_not_serve(monkeypatch: pytest.MonkeyPat
         for gate, future in zip(gates, futures, strict=True):
             gate.open()
             future.result(LIMIT)
+
+
+def test_a_job_whose_done_callback_raises_costs_no_turn(
+    expect_loop_errors: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """``Future`` lets a BaseException through, as of ``future.result()`` in a callback."""
+
+    def fails() -> None:
+        raise SystemExit
+
+    with WorkerPool(2) as pool:
+        view = pool.limited(1)
+        gate = Gate()
+        blocker = view.submit(gate.stop_here)
+        view.submit(fails).add_done_callback(lambda future: future.result())
+        gate.open()
+        blocker.result(LIMIT)
+        assert view.submit(int).result(LIMIT) == 0
+
+
+def test_ctrl_c_while_a_thread_starts_fails_no_job_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1 put takes a turn, 2 another job relies on it, 3 Ctrl+C in the start of a thread."""
+    start = threading.Thread.start
+    others: list[Any] = []
+
+    def interrupted(thread: threading.Thread) -> None:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        others.append(view.submit(int))
+        raise KeyboardInterrupt
+
+    with WorkerPool(1) as pool:
+        view = pool.limited(1)
+        monkeypatch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            view.submit(str)
+        assert others[0].result(LIMIT) == 0

@@ -38,8 +38,6 @@ class ThreadpoolFunction(Protocol[P, T]):
     ``inspect.iscoroutinefunction`` says True, on CPython.
 
     .. versionadded:: 0.1
-    .. versionchanged:: 0.2
-       A real function. Before, it was an object of this class.
     """
 
     sync: Callable[P, T]

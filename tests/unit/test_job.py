@@ -34,7 +34,8 @@ def in_another_thread(func: Callable[[], object]) -> threading.Thread:
 
 def slots_of(thread: int | None) -> list[Slot]:
     if sys.implementation.name == "pypy":
-        gc.collect()  # A dead thread's ident is soon another's, and its slot is there until then.
+        for _ in range(3):  # A dead thread's ident is soon another's, with its slot still there.
+            gc.collect()
     return [slot for slot in all_slots() if slot.thread == thread]
 
 
