@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 import sys
 import threading
 import time
@@ -28,6 +29,11 @@ THREADS_END_WITHIN = 5.0
 LOGGERS_OF_LOST_ERRORS = ("asyncio", "concurrent.futures")
 
 IS_PYPY = sys.implementation.name == "pypy"
+
+
+# Where the parent ignores it (``nohup``, ``command &`` in a script), so would the children here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> list[str]:

@@ -5,6 +5,7 @@ This module knows coroutines and nothing else: no threads, no event loops.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Coroutine, Iterator
 from typing import Any
@@ -92,4 +93,6 @@ def _links(awaitable: Any) -> Iterator[Any]:
                 awaitable = getattr(awaitable, name)
                 break
         else:
-            return
+            # The iterator of a compiled coroutine shows it to the garbage collector only.
+            hidden = (r for r in gc.get_referents(awaitable) if hasattr(r, "cr_await"))
+            awaitable = next(hidden, None)

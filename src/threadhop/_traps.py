@@ -15,13 +15,16 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable, Coroutine, Generator
-from inspect import CO_ASYNC_GENERATOR
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from typing import Any, cast
 
 from ._entries import CONTEXTLIB, LoopPart, generators_at, key_of
 from ._errors import NOT_DRIVEN
 from ._interface import AnyStrand
 from ._yields import refuse_yield
+
+#: A frame without these is not the user's, whose function is compiled then, and has none.
+_AWAITING = CO_COROUTINE | CO_ASYNC_GENERATOR | CO_GENERATOR
 
 #: Win over a cancellation when they leave the body of a block.
 OUTRANKS_CANCELLATION = (KeyboardInterrupt, SystemExit)
@@ -98,7 +101,7 @@ def _note_arrival(strand: AnyStrand) -> None:
     """
     frame = sys._getframe(2)
     target, code = strand.target, frame.f_code
-    if target is not None and target.code is None:
+    if target is not None and target.code is None and code.co_flags & _AWAITING:
         target.code = code
         target.instruction = frame.f_lasti
     if strand.job is not target:

@@ -82,8 +82,10 @@ def _body_yields(frame: FrameType) -> str:
             body = _body_at(frame.f_lineno, ast.parse("".join(lines)))
         except (SyntaxError, ValueError, RecursionError):
             body = None
-        found = body is not None and any(map(_yields, body))
-        answer = _PERHAPS if body is None else _YES if found else _NO
+        if body is None:  # A function that names the remedy is believed to use it.
+            answer = _NO if "eventloop" in frame.f_code.co_names else _PERHAPS
+        else:
+            answer = _YES if any(map(_yields, body)) else _NO
         _known[key] = answer
     return answer
 

@@ -51,25 +51,26 @@ PROMISES = {
         r"\bclaimed\b|queued_job|only a failure takes|BlockJob\.request_worker: +(strand =|assert)"
     ),
     "cancellations are not lost": (
-        r"cancelled\b|_must_cancel|_withdrawn|\.done\(\)|_cancel_token\.py|CancelToken|\.token\b"
+        r"cancelled\b|_must_cancel|_is_cancelled|\.done\(\)|_cancel_token\.py|CancelToken|\.token\b"
         r"|token\.(why|(un)?register)|count_cancels"
     ),
     "context variables, both ways": (
-        r"_contexts\.py|copy_context|\bvariables\b|worker_context"
+        r"_variables\.py|copy_context|\bvariables\b|worker_context"
         r"|context = self\._context|context\.run\((step|self\._(call_)?func)"
     ),
     "async generators are finalized": r"hooks",
-    "nested code finds its task: thread-local": r"here\.slot|slot\.job|current_strand_or_none",
+    "nested code finds its task: thread-local": (
+        r"current\.slot|slot\.job|job_here|current_strand_or_none"
+    ),
     "messages name the block's line": r"_getframe|\.code\b|\.instruction\b|frame_key",
     "places are a stack: nesting, any order of exits": (
-        r"entries|has_entered|\bwaits\b|target is here|_job_on|(self|strand)\.job\b"
-        r"|job is (not|origin)|Entry\(\)|entry\.(manager|job)|_parked_task|jobs_of"
+        r"entries|is_entered|\bwaits\b|target is here|job_on|(self|strand)\.job\b"
+        r"|job is (not|origin)|Entry\(\)|entry\.(manager|job)|worker_suspension|jobs_of"
         r"|LoopPart|departures|holders|generators_at"
     ),
     "what fails or is dropped is told; nothing hangs": (
-        r"refusal|is_closed|_submitter|get_ident|InvalidStateError|ended is not None|\._waiting\b"
-        r"|enter: .*\bwaiting\b"
-        r"|ended\.error|without_stop_iteration|_shutdown\b|_broken|check_(executor|callable)"
+        r"refusal|is_closed|_submitter|get_ident|InvalidStateError|outcome is not None"
+        r"|\._suspension\b|ended\.error|without_stop_iteration|_shutdown\b|_broken|check_(executor|callable)"
     ),
     "nothing is kept: references are dropped": (
         r": +del |_let_go|= self\._\w+ = None|, None$|_NOTHING$|(coro|suspension) = None"
@@ -78,8 +79,10 @@ PROMISES = {
 }
 #: The needs of the trip itself, told apart in the same way.
 WAYS = {
-    "home: collected wake-ups": r"EntryQueue\.(post|_look|run_all_bounded)",
-    "to a worker: `WorkerPool`, or the stock queue": r"_(workers|places|pool_view|executors)\.py",
+    "to the loop: collected wake-ups": r"EntryQueue\.(post|_look|run_all_bounded)",
+    "to a worker: `WorkerPool`, or the stock queue": (
+        r"_(threads|permits|limited_view|executors)\.py"
+    ),
     "the bare block, the bare call": "",
 }
 PURPOSES = {**PROMISES, **WAYS}
