@@ -91,9 +91,9 @@ class Slot:
         self.has_loop = False
 
 
-#: A finalizer may ask for a slot in the middle of anything, so there is no lock: each step is one
-#: of C.
-_slots: set[weakref.ref[Slot]] = set()
+#: By the ident of the thread, which is soon another's when it has ended: so few are left behind.
+#: A finalizer may ask for a slot in the middle of anything: no lock, each step is one of C.
+_slots: dict[int, weakref.ref[Slot]] = {}
 
 
 class _Current(threading.local):
@@ -102,7 +102,7 @@ class _Current(threading.local):
     def __init__(self) -> None:
         """Called once in each thread that asks."""
         self.slot = Slot()
-        _slots.add(weakref.ref(self.slot, _slots.discard))
+        _slots[self.slot.thread] = weakref.ref(self.slot)
 
 
 current = _Current()
@@ -122,4 +122,4 @@ if hasattr(os, "register_at_fork"):
 
 def all_slots() -> list[Slot]:
     """In any thread: the slots of all threads that have asked and live."""
-    return [slot for ref in _slots.copy() if (slot := ref()) is not None]
+    return [slot for ref in _slots.copy().values() if (slot := ref()) is not None]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -33,9 +32,6 @@ def in_another_thread(func: Callable[[], object]) -> threading.Thread:
 
 
 def slots_of(thread: int | None) -> list[Slot]:
-    if sys.implementation.name == "pypy":
-        for _ in range(3):  # A dead thread's ident is soon another's, with its slot still there.
-            gc.collect()
     return [slot for slot in all_slots() if slot.thread == thread]
 
 
