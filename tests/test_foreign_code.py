@@ -325,10 +325,10 @@ def test_debug_mode_names_the_task_that_blocks_the_loop(
         async with threadpool(executor):
             pass
         await exec_in_executor(executor, int)
-        time.sleep(0.002)  # This is what is measured.
+        time.sleep(0.3)  # This is what is measured.
 
     async def main() -> None:
-        asyncio.get_running_loop().slow_callback_duration = 0.001
+        asyncio.get_running_loop().slow_callback_duration = 0.2
         await asyncio.create_task(slow(), name="the slow one")
 
     asyncio.run(main(), debug=True)

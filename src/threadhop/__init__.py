@@ -5,8 +5,8 @@ Five ideas, and where each lives:
 - a *strand*: one task's line of control, whatever thread it is on (``_strand.py``)
 - a *suspension*: a task that waits to go on, resumed at most once (``_interface.py``)
 - a *job*, which has one claim: a worker has it, or it has failed (``_block_job.py``)
-- the *driver*: the worker that resumes the coroutine until it leaves (``_driver.py``)
-- a *cancel token*: all that is remembered of a cancellation (``_cancel_token.py``)
+- the *driver*: whatever resumes the coroutine, the loop's Task or a worker (``_driver.py``)
+- a *cancel token*: tells whether a task or a call was cancelled (``_cancel_token.py``)
 
 ``docs/explanation/how-it-works.md`` tells them at length. Start to read with ``_strand.py``. The
 rooms, from the public face down; imports point down only, for types too:
@@ -28,7 +28,7 @@ rooms, from the public face down; imports point down only, for types too:
   ``_pool/_permits.py`` (who may work), ``_pool/_work_item.py``
 - small things: ``_job.py`` (the job of this thread), ``_cancel_token.py``, ``_outcome.py``,
   ``_lifetime.py`` (the end of a thread, a loop, a process; a fork), ``_callables.py``,
-  ``_errors.py`` (every text)
+  ``_errors.py`` (the texts)
 """
 
 from ._async_executor import AsyncExecutor as AsyncExecutor

@@ -8,11 +8,13 @@ request ends in one of several ways, each in a thread of its own:
 - the executor drops the job                   (the thread that shuts it down, or a worker)
 - ``submit`` raises, or runs the job inline    (the thread that the task is leaving)
 
-All may come at once. Each claims the job by one ``setdefault``, a single step on every build, and
-the first one decides. A worker that has the claim drives the task. After a failure the task goes on
-where it came from: every thread that sees the failure may resume it, for a suspension is resumed at
-most once. So ``fail`` has no moment at which an interruption would lose the task: the next thread
-that calls it finishes what the interrupted one began.
+All may come at the same time. Each claims the job by one ``setdefault``, a single step on every
+build, and the first one decides. A worker that has the claim drives the task. After a failure the
+task goes on where it came from: every thread that sees the failure may resume it, for a suspension
+is resumed at most once. So ``fail`` has no moment at which an interruption would lose the task: the
+next thread that calls it finishes what the interrupted one began.
+
+An executor that neither runs the job nor finishes it keeps the task waiting, until it is cancelled.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from ._thread_loop import withdraw_thread_event_loop
 #: Seconds after which a parked worker looks whether its loop is still there.
 POLL = 1.0
 
-#: As many exceptions from outside does a parked worker bear.
+#: At most this many exceptions from outside does a parked worker bear.
 STRAYS = 100
 
 #: The claim of ``fail`` if the task was cancelled.
@@ -54,7 +56,8 @@ class BlockJob:
     )
 
     #: The end of the request: the ident of the worker's thread, or an error or its text.
-    #: Written once, by ``setdefault``: a job that waits has no ``__dict__`` yet.
+    #: Decided once, by ``setdefault``: a job that waits has no ``__dict__`` yet. (``take_failure``
+    #: lets go of an error.)
     claimed: int | BaseException | str | None = None
     #: Where the block stands: cheaper to keep than its line, which is rarely wanted. Written by the
     #: coroutine when it is there.

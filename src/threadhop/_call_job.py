@@ -175,7 +175,7 @@ class CallJob:
 
     @property
     def token(self) -> CancelToken:
-        """Its cancellations. Made by the first that asks: the worker, or ``cancel``."""
+        """Its cancellations. Made by the first that asks: the worker, or the future."""
         token: CancelToken | None = self.__dict__.get("_token")
         return self.__dict__.setdefault("_token", CancelToken()) if token is None else token
 
@@ -336,7 +336,7 @@ class CallJob:
             self.token.unregister(cancel)
             del task, coro, cancel
 
-    # As the caller, see ``_job``.
+    # As a ``_job.Caller``.
 
     @property
     def caller(self) -> CallJob:

@@ -1,10 +1,14 @@
 """Cancellations, remembered in one place: those of a task, and those of a call.
 
-A listener hears of a cancellation when it comes; of one that has come, at once. Two threads meet in
-that: one cancels, the other has just begun to listen. Each first leaves its mark and then looks for
-the other's. ``request`` notes the cancellation, then calls the listeners; ``register`` notes the
-listener, then looks for a cancellation. So one of the two sees the other. Both may, so a listener
-bears to be called twice.
+A listener is called when a cancellation comes; immediately, if one has come already. Listeners are
+a queued job (``fail(None)``), a call that waits for the loop (``FromThreadCall``), and the
+coroutine of a call on its worker's own loop. A body that runs hears at its next check, or at its
+exit.
+
+Two threads meet in that: one cancels, the other has just begun to listen. Each first leaves its
+mark and then looks for the other's. ``request`` notes the cancellation, then calls the listeners;
+``register`` notes the listener, then looks for a cancellation. So one of the two sees the other.
+Both may, so a listener bears to be called twice.
 """
 
 from __future__ import annotations
@@ -32,13 +36,13 @@ class CancelToken:
     __slots__ = ("__dict__", "queued_job", "why")
 
     #: None, or the *why* of which the loop makes the error: of several cancels the first one that
-    #: was not raised yet. Written by ``request``, on the loop; cleared there by the task, which
-    #: raises.
+    #: was not raised yet. Written on the loop: by ``request``, and by a task whose own cancellation
+    #: leaves a loop part. Cleared there by the task, which raises.
     why: Any
     #: The job that waits for a worker: on the way of every block, so with a place of its own.
-    #: Written by the thread that asks for the worker.
+    #: Written by the thread that asks for the worker, cleared by the worker.
     queued_job: Cancellable | None
-    #: The number of cancellations, and the *why* of the last one that was noted. Written by
+    #: The number of cancellations, and the *why* that was last stored in ``why``. Written by
     #: ``request``.
     count = 0
     last_why: Any = ()

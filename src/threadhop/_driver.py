@@ -1,6 +1,6 @@
-"""Step a suspended coroutine from a thread that is not its own.
+"""Step a suspended coroutine in a worker.
 
-This module knows coroutines and nothing else: no threads, no event loops.
+This module knows coroutines and no threads. Of event loops it knows how asyncio's futures look.
 """
 
 from __future__ import annotations

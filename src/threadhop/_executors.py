@@ -65,7 +65,7 @@ class Job(WorkerJob, Protocol):
     executor: Executor
 
     def call_submit(self) -> None:
-        """In the thread that books it: ask the executor by its public method."""
+        """In the thread that asks for the worker: by the executor's public method."""
 
 
 def submit(job: Job) -> None:

@@ -23,9 +23,9 @@ class Suspension(ABC):
 
     This is the contract of all ways back:
 
-    - ``resume()`` may be called in any thread, any number of times, also at once. The first call
-      that gets through resumes the task. For all others the task is gone, and they do nothing. So
-      a hand-over that was interrupted half-way is simply repeated.
+    - ``resume()`` may be called in any thread, any number of times, also at the same time. The
+      first call that gets through resumes the task. For all others the task is gone, and they do
+      nothing. So a hand-over that was interrupted half-way is simply repeated.
     - The thread that calls ``resume()`` does not look at the strand after it. Another thread may
       drive the task before the call returns; two threads in one coroutine would be the end of it.
     - A task that nobody resumes waits until its loop is closed, or for ever. So every path out of
@@ -43,7 +43,16 @@ class Suspension(ABC):
 
 
 class LoopSuspension(Suspension):
-    """A task that is suspended on its loop while it is away: from its departure to its return."""
+    """A task that is suspended on its loop while it is away: from its departure to its return.
+
+    The object itself is what the coroutine yields to the loop. Its duties:
+
+    - when the coroutine is suspended: set ``strand.coro``, call ``strand.leave_loop()``; if that
+      raises, ``strand.leaving_failed(error)``
+    - when the loop cancels the task: ``strand.token.request(why)``
+    - to go on, on the loop: ``strand.coro = None``, ``strand.arrive(None)``,
+      ``strand.serve_departures()``, ``strand.suspension = None``, then resume the coroutine
+    """
 
     __slots__ = ()
 
@@ -105,7 +114,8 @@ class Loop(ABC):
     def cancellation(self, why: Any) -> BaseException:
         """A new error of the kind by which this loop cancels.
 
-        *why* is the one that the loop handed to ``CancelToken.request``, or a message.
+        *why* is what the loop handed to ``CancelToken.request`` (asyncio: the arguments of a
+        CancelledError), or a message.
         """
 
     @abstractmethod

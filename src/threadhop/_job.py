@@ -1,7 +1,7 @@
-"""The job that this thread does. Asked for only after "does a loop run here?" was answered no.
+"""The job that this thread does.
 
-The loop comes first because ``asyncio.run()`` in the body of a block is legal: its tasks are on
-that loop, although the thread is a worker.
+``_loops.job_here`` asks for it first, and then whether a task of another loop runs in it:
+``asyncio.run()`` in the body of a block is legal.
 
 Each thread that asks has one slot for its current job, and all slots are listed: ``all_slots``
 shows what runs where.
@@ -79,7 +79,10 @@ class RunningJob(Protocol):
 
 
 class Slot:
-    """The job that a thread does at the moment. Written by that thread only, read by all."""
+    """The job that a thread does at the moment. Written by that thread only, read by all.
+
+    In the child of a fork the thread that is left writes to all.
+    """
 
     __slots__ = ("__weakref__", "has_loop", "job", "thread")
 

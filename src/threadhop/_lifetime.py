@@ -1,8 +1,8 @@
 """The ends: which part of the library ends what, and in which order.
 
-- **A worker thread of a pool** leaves when it was idle for ``IDLE`` seconds, or when its pool is
-  closed and nothing waits. It takes itself off the pool's list and off ``_live`` here. Python then
-  calls ``Thread._delete``, by which ``_thread_loop`` closes the thread's own event loop.
+- **A worker thread of a pool** leaves when it was idle for ``_pool._threads.IDLE`` seconds, or when
+  its pool is closed and nothing waits. The thread leaves the pool's list and ``_live`` here. Python
+  then calls ``Thread._delete``, by which ``_thread_loop`` closes the thread's own loop.
 - **An event loop that is closed** with tasks in blocks: a body that runs goes on to its end, and
   ``EntryQueue.post`` abandons the task that returns. A parked worker looks every ``POLL`` seconds,
   abandons its task with a warning, and is free. A worker in ``exec_in_eventloop`` raises.
@@ -13,7 +13,8 @@
   is closed. (A Python without these hooks calls ``_end`` in ``atexit``, and the threads of pools
   are daemons.)
 - **A fork**: the child has the thread that forked and no other. Each pool begins anew, without
-  threads and with an empty queue: what waited is done in the parent.
+  threads and with an empty queue: what waited is done in the parent. A thread that forked in a body
+  works for no task any more (``_job._after_fork``): calls to the loop and exits raise.
 """
 
 from __future__ import annotations

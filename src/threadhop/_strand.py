@@ -74,7 +74,7 @@ class Strand:
     )
 
     loop: Loop
-    #: The task waits for it on its loop, from its departure to its return; else None.
+    #: What the task yielded to its loop, from its departure to its return; else None.
     suspension: LoopSuspension | None
     #: The job of the worker that drives the coroutine; None: the loop does. Written by the driver.
     job: BlockJob | None
@@ -103,7 +103,7 @@ class Strand:
     #: For the workers that are parked: whether the task has ended.
     task_has_ended: Callable[[], bool] | None = None
 
-    # Adoption, see there.
+    # See ``_adoption``.
     #: The tasks that wait until this one is on the loop, to leave its loop part. On the loop only.
     departures: tuple[Any, ...] = ()
     #: Whether a warning has said that nobody will leave its loop part.
@@ -331,7 +331,7 @@ class Strand:
         """In the worker: call *func* on the loop, and wait."""
         return self.loop.run(self, func, self.variables.worker_tokens)
 
-    # For adoption, see there.
+    # See ``_adoption``.
 
     def is_on_loop(self) -> bool:
         """In the loop thread: whether the task runs, or waits, there."""

@@ -7,7 +7,7 @@ the thread that resumes the task. The driver in that thread has made the move al
 (``Strand.arrive``): it pushes and pops entries before the coroutine goes on, by code that nothing
 can interrupt. The coroutine only looks where it is: ``_note_arrival``, ``_why_not_moved``.
 
-A generator that may be awaited is a frame less than a coroutine that awaits one, on each way.
+A generator that may be awaited saves a frame on each way, compared with a coroutine around it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ._errors import NOT_DRIVEN
 from ._interface import AnyStrand
 from ._yields import refuse_yield
 
-#: A frame without these is not the user's, whose function is compiled then, and has none.
+#: A frame without these is not the user's: a compiled function has no frame.
 _AWAITING = CO_COROUTINE | CO_ASYNC_GENERATOR | CO_GENERATOR
 
 #: Win over a cancellation when they leave the body of a block.

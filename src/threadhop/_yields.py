@@ -104,7 +104,7 @@ def _body_at(line: int, tree: ast.AST) -> list[ast.stmt] | None:
 def _yields(node: ast.AST) -> bool:
     """Whether *node* yields, but not in an ``async with``: that may be a loop part.
 
-    By whatever name. What else may be awaited there? A block in there is asked at its own entry.
+    By whatever name: nothing else can be awaited there. A block in there is asked at its own entry.
     """
     if isinstance(node, ast.Yield):
         return True

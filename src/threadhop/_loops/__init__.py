@@ -1,7 +1,7 @@
 """The event loops, one file for each library. Here: which task runs in this thread?
 
-A task's own strand knows where the task is, not the thread's running loop: other code writes that
-(a started sync Playwright, gevent). So a worker's job is asked first. A task that ``asyncio.run()``
+Trust the strand of a task rather than the thread's running loop, which other code sets (a started
+sync Playwright, gevent). So a worker's job is asked first. A task that ``asyncio.run()``
 runs in the body of a block is of that other loop, and not the one that the worker drives.
 """
 

@@ -1,9 +1,10 @@
 """asyncio's side of a strand: how a task leaves its loop, and how a thread wakes it again.
 
-All of it is public behaviour: a Task awaits an object that acts like a future. The Task asks that
-for ``_asyncio_future_blocking`` and ``_loop``, calls ``add_done_callback(wakeup, context=...)``
-when the coroutine is suspended, ``cancel(msg)`` when the Task is cancelled, and, once the loop has
-run ``wakeup``, ``result()``; and for nothing else, ever.
+All that it rests on is public behaviour: a Task awaits an object that acts like a future. The Task
+asks that for ``_asyncio_future_blocking`` and ``_loop``, calls ``add_done_callback(wakeup,
+context=...)`` when the coroutine is suspended, ``cancel(msg)`` when the Task is cancelled, and,
+once the loop has run ``wakeup``, ``result()``. Private names only refine it:
+docs/explanation/private-names.md.
 
 Ctrl+C may raise KeyboardInterrupt between any two lines that run on the loop thread, and loses no
 task: an interrupted ``deliver`` is called again, and takes effect once.
@@ -105,7 +106,7 @@ def loop_of(loop: AbstractEventLoop) -> AsyncioLoop:
 
 
 class AsyncioLoop(EntryQueue, Loop):
-    """One for each asyncio loop, of which it is an attribute."""
+    """One for each asyncio loop, stored as an attribute of it."""
 
     __slots__ = ("_loop", "_thread", "asyncgen_hooks")
 
@@ -216,7 +217,8 @@ class AsyncioSuspension(LoopSuspension):
     _loop: AbstractEventLoop
     _strand: AnyStrand
     #: The task's own callback. ``deliver`` takes it out and so resumes the task, in the loop thread
-    #: only. None before the task is suspended, and after it was resumed.
+    #: only; ``finish`` and ``forget_task`` take it instead. None before the task is suspended, and
+    #: after that.
     _wakeup: Callable[[object], None] | None
     #: The Context to run it in. Written with it.
     _context: Context

@@ -67,7 +67,7 @@ class AbandoningFuture(asyncio.Future[Any]):
         """In a callback of the loop: the call has ended. May be repeated.
 
         The task that awaits this is resumed right here. (The future would tell it by a callback of
-        its own, one turn of the loop later. That is for speed alone.)
+        its own, one turn of the loop later. Only for speed.)
         """
         wakeup: Any = None
         context: Any = None

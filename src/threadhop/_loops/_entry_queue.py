@@ -35,8 +35,8 @@ class Posted(Protocol):
 class EntryQueue:
     """The entries that are ready to come to one loop.
 
-    The threads append to ``_queue``; only the one that finds nobody else doing so wakes the loop,
-    and one callback of the loop then delivers all.
+    The threads append to ``_queue``; the one that takes the token wakes the loop, and one callback
+    of the loop then delivers all.
     """
 
     __slots__ = ("_begin_to_look", "_next_ones", "_queue", "_wakers", "is_in_debug")
@@ -48,8 +48,8 @@ class EntryQueue:
         self._queue: deque[Posted] = deque()
         #: Takes one out at each step.
         self._next_ones = iter(self._queue.popleft, None)
-        #: Holds one token, but for the time from the moment at which somebody takes it to wake the
-        #: loop to the one at which the loop looks. To give it back twice makes no difference.
+        #: Holds one token. Empty from when a thread takes it, to wake the loop, until the loop
+        #: looks. To give it back twice makes no difference.
         self._wakers: deque[bool] = deque([True], maxlen=1)
         self._begin_to_look = partial(self._wakers.append, True)
 
@@ -83,7 +83,7 @@ class EntryQueue:
     def post_again(self, loop: AbstractEventLoop) -> None:
         """In the loop thread, by somebody who is cancelled: look whether anything is there.
 
-        After Ctrl+C at the first line of ``run_all_bounded`` nobody else might.
+        After Ctrl+C at the first line of ``run_all_bounded`` nobody else might look.
         """
         if self._queue:
             loop.call_soon(any, self._look())

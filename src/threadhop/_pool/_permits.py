@@ -21,7 +21,7 @@ woken.
 
 All else is done under the lock. The lock is an RLock, because a signal handler or a finalizer may
 come in the middle of it, in the same thread, and put a job here. So counts are the lengths of
-collections, which cannot be torn, and each step allows for that what it saw just now is gone. The
+collections, which cannot be torn, and each step expects that what it just saw may be gone. The
 intruder causes a worker too many at worst, which then yields its permit.
 
 A KeyboardInterrupt can hit a thread that puts, never a worker. So a thread that wakes does nothing

@@ -34,7 +34,7 @@ from ._work_item import Job
 #: Seconds after which a parked worker leaves.
 IDLE = 30.0
 
-#: That of the standard library: users look there.
+#: The standard library's logger: users look there.
 log = logging.getLogger("concurrent.futures")
 
 #: Makes the error that ``put`` raises: a new one each time, for its traceback grows.
