@@ -71,7 +71,7 @@ class Threads(Permits):
         #: Makes the error of ``put``; None while jobs are taken. Written under the lock.
         self.make_refusal: Refusal | None = None
         #: Whether ``close`` was called; also of a pool that was broken before.
-        self.is_shut_down = False
+        self.is_shut_down: bool = False
         #: Whether workers leave when nothing waits. Written before all are woken.
         self._closing = False
 
