@@ -210,6 +210,9 @@ async def selftest(database: Path, rows: int) -> None:
     options: dict[str, Any] = {"compression": None, "proxy": None}
     print(LINE.format("client", "rows", "error in the stream", "its task", "connection", "workers"))
     with ThreadPoolExecutor(WORKERS, "worker") as executor:
+        # From here on all its threads are there. (While it grows, its own count of idle ones may be
+        # too high for a moment, and then it starts one too few.)
+        ensure(await count_free_workers(executor) == WORKERS, "the workers do not start")
         service = Observed(database, executor)
         async with asyncio.timeout(300), serving(service.app) as address:
             async with connect(f"ws://{address}/rows", **options) as client:
