@@ -29,7 +29,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection, connect
 
-from threadhop import eventloop, threadpool
+from threadhop import eventloop, exec_in_executor, threadpool
 
 WORKERS = 4  # each stream holds one from its first row to its last: so many go on at once
 COLUMNS = "id INTEGER PRIMARY KEY, station TEXT, celsius REAL"
@@ -212,7 +212,8 @@ async def selftest(database: Path, rows: int) -> None:
     with ThreadPoolExecutor(WORKERS, "worker") as executor:
         # From here on all its threads are there. (While it grows, its own count of idle ones may be
         # too high for a moment, and then it starts one too few.)
-        ensure(await count_free_workers(executor) == WORKERS, "the workers do not start")
+        meeting = threading.Barrier(WORKERS)
+        await asyncio.gather(*(exec_in_executor(executor, meeting.wait) for _ in range(WORKERS)))
         service = Observed(database, executor)
         async with asyncio.timeout(300), serving(service.app) as address:
             async with connect(f"ws://{address}/rows", **options) as client:

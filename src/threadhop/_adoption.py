@@ -42,7 +42,8 @@ from ._traps import leave
 
 _COROUTINES = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
 _AWAITS = {dis.opmap[name] for name in ("SEND", "YIELD_FROM") if name in dis.opmap}
-_YIELD, _RESUME = dis.opmap["YIELD_VALUE"], dis.opmap.get("RESUME")  # PyPy has no RESUME.
+_YIELD, _RESUME = dis.opmap["YIELD_VALUE"], dis.opmap.get("RESUME")  # PyPy has no RESUME,
+_CACHE = dis.opmap.get("CACHE")  # and no CACHE.
 
 
 def leave_for_owner(
@@ -107,6 +108,8 @@ def is_awaited(frame: FrameType) -> bool:
 def _stands_at_await(frame: FrameType) -> bool:
     """Whether *frame* runs what it awaits, also if an error was thrown in."""
     code, at = frame.f_code.co_code, frame.f_lasti
+    while code[at] == _CACHE:  # Of the instruction: on 3.12 an await stands within its SEND.
+        at -= 2
     if code[at] in _AWAITS:
         return True
     if code[at] == _YIELD:
