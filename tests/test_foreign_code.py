@@ -368,6 +368,8 @@ async def test_a_guard_that_another_task_leaves_raises() -> None:
     await asyncio.create_task(guard.__aenter__())
     with pytest.raises(RuntimeError, match="left by a task that has not entered it"):
         await guard.__aexit__(None, None, None)
+    error = asyncio.CancelledError()
+    await guard.__aexit__(type(error), error, None)  # A cancellation is never replaced.
 
 
 @threadpool
@@ -390,6 +392,19 @@ def test_a_decorated_function_is_a_function() -> None:
     assert weakref.WeakMethod(owner.method)() == owner.method
     assert decorated.__doc__ == "Doubles it."
     assert decorated.__annotations__ == {"number": "int", "return": "int"}
+
+
+@on_one_loop
+async def test_a_decorated_function_is_awaited_in_any_coroutine(executor: Executor) -> None:
+    """Also in one that runs on a worker: on the worker's own loop, or by ``asyncio.run``."""
+
+    async def inner() -> int:
+        return await decorated(2)
+
+    assert await exec_in_executor(executor, inner) == 4
+    async with threadpool(executor):
+        assert asyncio.run(inner()) == 4
+        assert decorated(2) == 4
 
 
 @on_one_loop

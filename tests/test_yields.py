@@ -36,6 +36,26 @@ async def in_a_part_by_another_name() -> AsyncIterator[str]:
         yield "item"
 
 
+async def in_a_long_statement() -> AsyncIterator[str]:
+    async with (
+        contextlib.AsyncExitStack(),
+        threadpool(
+            pool.executor,
+        ),
+    ):
+        yield "item"
+
+
+async def in_a_part_of_a_long_statement() -> AsyncIterator[str]:
+    async with (
+        threadpool(
+            pool.executor,
+        ),
+        on_loop(),
+    ):
+        yield "item"
+
+
 async def after_its_block() -> AsyncIterator[str]:
     async with threadpool(pool.executor):
 
@@ -120,11 +140,26 @@ async def test_a_generator_that_yields_in_the_body_is_refused(
 
 @on_one_loop
 @pytest.mark.parametrize("consumer", [closing, framework])
-@pytest.mark.parametrize("source", [in_a_loop_part, in_a_part_by_another_name, after_its_block])
+@pytest.mark.parametrize(
+    "source",
+    [
+        in_a_loop_part,
+        in_a_part_by_another_name,
+        in_a_part_of_a_long_statement,
+        after_its_block,
+    ],
+)
 async def test_a_generator_that_yields_on_the_loop_is_not_refused(
     consumer: Consumer, source: Callable[[], Any]
 ) -> None:
     assert await consumer(source) == "item"
+    assert on_loop_thread()
+
+
+@on_one_loop
+async def test_a_statement_of_several_lines_is_understood() -> None:
+    with pytest.raises(RuntimeError, match="yields in its body"):
+        await closing(in_a_long_statement)
     assert on_loop_thread()
 
 

@@ -132,8 +132,8 @@ class cancellation_guard:  # noqa: N801 - reads like a keyword
     ) -> None:
         strand = current_strand_or_none()
         if strand is None or all(guarded.guard is not self for guarded in strand.guards):
-            if isinstance(exc, GeneratorExit):
-                return  # The garbage collector's, with no task at all; or another task closes.
+            if exc is not None and not isinstance(exc, Exception):
+                return  # A cancellation passes; GeneratorExit is the collector's, or a closer's.
             raise RuntimeError(GUARD_LEFT_ELSEWHERE)
         guards = strand.guards
         at = max(at for at, guarded in enumerate(guards) if guarded.guard is self)

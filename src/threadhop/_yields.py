@@ -86,19 +86,32 @@ def _body_yields(frame: FrameType) -> str:
             answer = _NO if "eventloop" in frame.f_code.co_names else _PERHAPS
         else:
             answer = _YES if any(map(_yields, body)) else _NO
+        if len(_known) > 1000:  # Code that is made again and again.
+            _known.clear()
         _known[key] = answer
     return answer
 
 
 def _body_at(line: int, tree: ast.AST) -> list[ast.stmt] | None:
-    """The body of the ``async with`` whose last item stands in *line*; [] if an item follows."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.AsyncWith):
-            expressions = [item.context_expr for item in node.items]
-            for at, expr in enumerate(expressions, 1):
-                if expr.lineno <= line <= (expr.end_lineno or expr.lineno):
-                    return node.body if at == len(expressions) else []
+    """The body of the ``async with`` in *line*; [] if an item follows that may be a loop part."""
+    statements = [node for node in ast.walk(tree) if isinstance(node, ast.AsyncWith)]
+    for node in statements:
+        for item in node.items:
+            expr = item.context_expr
+            if expr.lineno <= line <= (expr.end_lineno or expr.lineno):
+                return node.body if item is node.items[-1] or _is_block(node.items[-1]) else []
+    # Up to Python 3.13 the line is that of the statement, if its items stand in lines of their own.
+    for node in statements:
+        if node.lineno == line:
+            return node.body if len(node.items) == 1 or _is_block(node.items[-1]) else []
     return None
+
+
+def _is_block(item: ast.withitem) -> bool:
+    """Whether it is a ``threadpool()``, by that name: then the body is on a worker, in any case."""
+    expr = item.context_expr
+    called = expr.func if isinstance(expr, ast.Call) else expr
+    return getattr(called, "attr", getattr(called, "id", "")) == "threadpool"
 
 
 def _yields(node: ast.AST) -> bool:

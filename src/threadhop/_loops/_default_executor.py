@@ -58,14 +58,20 @@ def shown_default_executor(loop: AbstractEventLoop) -> Executor | None:
 
 
 def _find_in_uvloop(loop: AbstractEventLoop) -> Executor | None:
-    uvloop, kind = sys.modules.get("uvloop"), type(loop)
-    if uvloop is None or not _MAY_ASK or kind.run_in_executor is not uvloop.Loop.run_in_executor:
-        return None
-    for at, referent in enumerate(gc.get_referents(loop)):
-        if isinstance(referent, Executor):
-            _positions[kind] = at
-            return referent
+    if _is_uvloop(loop):
+        for at, referent in enumerate(gc.get_referents(loop)):
+            if isinstance(referent, Executor):
+                _positions[type(loop)] = at
+                return referent
     return None
+
+
+def _is_uvloop(loop: AbstractEventLoop) -> bool:
+    """Whether its executor can be found, and is used in uvloop's own way."""
+    uvloop = sys.modules.get("uvloop")
+    if uvloop is None or not _MAY_ASK:
+        return False
+    return type(loop).run_in_executor is uvloop.Loop.run_in_executor
 
 
 def default_executor_of(loop: AbstractEventLoop) -> Executor:
@@ -84,11 +90,12 @@ def default_executor_of(loop: AbstractEventLoop) -> Executor:
         return executor
     run_in_executor: Executor | None = getattr(loop, RUN_IN_EXECUTOR, None)
     if run_in_executor is None:
-        # The loop makes its executor, or says by itself that it was shut down.
-        loop.run_in_executor(None, _nothing)
-        executor = shown_default_executor(loop)
-        if executor is not None:
-            return executor
+        if type(loop).run_in_executor is asyncio.BaseEventLoop.run_in_executor or _is_uvloop(loop):
+            # The loop makes its executor, or says by itself that it was shut down.
+            loop.run_in_executor(None, _nothing)
+            executor = shown_default_executor(loop)
+            if executor is not None:
+                return executor
         run_in_executor = RunInExecutor(loop)
         setattr(loop, RUN_IN_EXECUTOR, run_in_executor)
     return run_in_executor
