@@ -208,13 +208,23 @@ class WithoutThrow:
 async def test_an_awaitable_without_throw_does_not_leave_its_block_behind(
     executor: Executor,
 ) -> None:
+    """The refused await raises in the body, which ends on its worker."""
+    steps: list[str] = []
+    future = asyncio.get_running_loop().create_future()
+
     async def block() -> None:
         async with threadpool(executor):
-            await asyncio.sleep(LIMIT)
+            try:
+                await future
+            finally:
+                steps.append("on the loop" if on_loop_thread() else "on a worker")
 
     with pytest.raises(RuntimeError):
         await WithoutThrow(block())  # type: ignore[misc]
     assert on_loop_thread()
+    assert steps == ["on a worker"]
+    future.set_result("usable")
+    assert await future == "usable"
 
 
 # --- exceptions that another thread raises in a worker
@@ -318,13 +328,16 @@ async def test_an_error_that_says_no_loop_here_carries_the_remedy_once(
 # --- debug mode, guards, decorated functions
 
 
+@pytest.mark.parametrize("after", ["a block", "a call"])
 def test_debug_mode_names_the_task_that_blocks_the_loop(
-    executor: Executor, caplog: pytest.LogCaptureFixture
+    executor: Executor, caplog: pytest.LogCaptureFixture, after: str
 ) -> None:
     async def slow() -> None:
-        async with threadpool(executor):
-            pass
-        await exec_in_executor(executor, int)
+        if after == "a block":
+            async with threadpool(executor):
+                pass
+        else:
+            await exec_in_executor(executor, int)
         time.sleep(0.3)  # This is what is measured.
 
     async def main() -> None:

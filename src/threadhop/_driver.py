@@ -18,6 +18,9 @@ from ._outcome import Outcome
 _FRAMES = ("cr_frame", "gi_frame", "ag_frame")
 _AWAITED = ("cr_await", "gi_yieldfrom", "ag_await")
 
+#: As often may an awaitable into which nothing can be thrown go on by itself.
+BY_ITSELF = 100
+
 #: Frames of these folders only pass an await on; the user did not write it there.
 _PLUMBING = (os.path.dirname(os.__file__) + os.sep + "asyncio" + os.sep, os.path.dirname(__file__))
 
@@ -31,15 +34,14 @@ def step(
     is an await that needs an event loop. There is none in this thread, so each one is refused where
     it stands, and the coroutine goes on from there.
     """
+    refused = 0
     try:
         yielded = coro.send(None) if error is None else coro.throw(error)
         while yielded is not marker:
             # Not within an ``except``: the handled exception would become the __context__ of
             # everything that the coroutine raises from here on.
-            refusal = _refusal(coro, yielded)
-            # Where it cannot be thrown in, it would come out around the awaitable, and leave the
-            # block behind. So the await goes on: a future that is not done says so, in there.
-            yielded = coro.throw(refusal) if _can_throw(coro) else coro.send(None)
+            refused += 1
+            yielded = _refuse(coro, yielded, refused)
     except StopIteration as stop:
         return Outcome(stop.value, None)
     except BaseException as exc:
@@ -50,17 +52,31 @@ def step(
     return None
 
 
-def _refusal(coro: Coroutine[Any, Any, Any], awaited: Any) -> RuntimeError:
-    """The error for an await of *awaited* by *coro*, which is suspended at it."""
-    if getattr(awaited, "_asyncio_future_blocking", None):
-        # The future believes that a task has taken note of it, and would refuse the next await,
-        # a legal one, with "await wasn't used with future".
-        awaited._asyncio_future_blocking = False
-    return RuntimeError(
+def _refuse(coro: Coroutine[Any, Any, Any], awaited: Any, count: int) -> Any:
+    """Have the await of *awaited* raise where it stands. Returns what *coro* yields next."""
+    error = RuntimeError(
         f"cannot await at {where_suspended(coro)}: the body of 'async with threadpool()' runs on "
         "a worker thread, where no event loop can resume it. Await in a part of the body that goes "
         "back to the loop: async with eventloop():"
     )
+    try:
+        if _can_throw(coro) or count > BY_ITSELF:
+            _take_back(awaited)
+            return coro.throw(error)
+        # Thrown in, it would come out around the awaitable, and leave the block behind. So the
+        # await goes on: a future that is not done, and that no task has taken, says so in there.
+        try:
+            return coro.send(None)
+        finally:
+            _take_back(awaited)
+    finally:
+        del coro, error  # The error refers to this frame.
+
+
+def _take_back(awaited: Any) -> None:
+    """The future believes that a task has taken note of it, and would refuse the next await."""
+    if getattr(awaited, "_asyncio_future_blocking", None):
+        awaited._asyncio_future_blocking = False
 
 
 def _can_throw(coro: object) -> bool:

@@ -113,3 +113,22 @@ def test_nothing_of_an_ended_coroutine_is_kept() -> None:
 def test_what_cannot_be_looked_into_is_an_unknown_line() -> None:
     """An object of another make that only has ``send``."""
     assert where_suspended(object()) == "an unknown line"
+
+
+def test_an_awaitable_without_throw_that_yields_for_ever_is_refused_all_the_same() -> None:
+    class ForEver:
+        def __await__(self) -> ForEver:
+            return self
+
+        def __iter__(self) -> ForEver:
+            return self
+
+        def __next__(self) -> object:
+            return object()
+
+    async def body() -> None:
+        await ForEver()  # type: ignore[misc]
+
+    outcome = step(body(), MARKER)
+    assert outcome is not None
+    assert "cannot await" in str(outcome.error)
