@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from helpers.loops import on_every_loop, on_one_loop
 from helpers.places import on_loop_thread, on_worker
+from helpers.steps import turns
 
 from threadhop import threadpool
 
@@ -125,6 +126,7 @@ async def test_what_was_refused_stays_usable_by_all(executor: Executor) -> None:
     future: asyncio.Future[str] = loop.create_future()
     task = loop.create_task(child(future))
     waiting = loop.create_task(friend(task))
+    await turns()  # Without the GIL an await that begins at the same moment would fail.
     async with threadpool(executor):
         for each in (future, task):
             with pytest.raises(RuntimeError, match="cannot await"):
