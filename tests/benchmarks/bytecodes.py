@@ -79,7 +79,7 @@ PROMISES = {
 }
 #: The needs of the trip itself, told apart in the same way.
 WAYS = {
-    "to the loop: collected wake-ups": r"EntryQueue\.(post|_look|run_all_bounded)",
+    "to the loop: collected wake-ups": r"EntryQueue\.(post|_wake|answer|_look|run_all_bounded)",
     "to a worker: `WorkerPool`, or the stock queue": (
         r"_(threads|permits|limited_view|executors)\.py"
     ),

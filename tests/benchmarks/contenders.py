@@ -113,6 +113,22 @@ async def block(executor: Executor, work: Work) -> AsyncIterator[Trip]:
     yield trip
 
 
+@contender("block_default", "async with threadpool(): ...", kind="ours")
+async def block_default(executor: Executor, work: Work) -> AsyncIterator[Trip]:
+    """The same executor, found where the loop keeps it."""
+
+    async def trip() -> None:
+        async with threadpool():
+            work()
+
+    yield trip
+
+
+@contender("call_default", "await exec_in_executor(None, work)", kind="ours")
+async def call_default(executor: Executor, work: Work) -> AsyncIterator[Trip]:
+    yield partial(exec_in_executor, None, work)
+
+
 @contender(
     "call_pool", "await exec_in_executor(worker_pool, work)", kind="ours", pool="worker_pool"
 )

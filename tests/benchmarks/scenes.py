@@ -29,7 +29,7 @@ from measure import (
 
 from threadhop import eventloop, threadpool
 
-OURS = ("block", "block_pool", "call", "call_pool")
+OURS = ("block", "block_default", "block_pool", "call", "call_default", "call_pool")
 
 #: A scene's numbers; or the reason why it has none.
 Numbers = dict[str, Any]

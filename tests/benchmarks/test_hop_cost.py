@@ -14,7 +14,7 @@ from helpers.benchmarks import run_program
 
 TINY = ("--rounds", "2", "--trips", "20", "--tasks", "5", "--objects", "1000")
 TRIPS = {"sequential": 1, "few": 1, "at_once": 5, "many": 50}  # scene to tasks
-OURS = {"block", "block_pool", "call", "call_pool"}
+OURS = {"block", "block_default", "block_pool", "call", "call_default", "call_pool"}
 QUICK = ("--only", "block,floor", "--scenes", "sequential,heap")
 
 
