@@ -21,6 +21,7 @@ rooms, from the public face down; imports point down only, for types too:
   (the worker's own loop)
 - the event loops, ``_loops``; what a strand asks of one is in ``_interface.py``. asyncio's:
   ``_loops/_asyncio.py``, ``_loops/_attributes.py``, ``_loops/_entry_queue.py``,
+  ``_loops/_eventfd.py`` (wakes the loop),
   ``_loops/_asyncio_futures.py``, ``_loops/_from_thread.py``, ``_loops/_default_executor.py``.
   Another library is another file there
 - where jobs wait: ``_executors.py`` (the way to a worker), ``_away.py`` (workers that wait for a

@@ -18,6 +18,7 @@ from ._call_job import CallJob
 from ._errors import NO_RUNNING_LOOP, NO_TRIO
 from ._functions import check_callable, check_executor
 from ._loops import running_loop
+from ._loops._asyncio import loop_of
 from ._loops._asyncio_futures import AbandoningFuture, WaitingFuture
 
 P = ParamSpec("P")
@@ -204,27 +205,18 @@ class AsyncExecutor(Generic[E]):
         """
         _backend(self._backend)
         loop = _running_loop("AsyncExecutor.shutdown()")
-        done: asyncio.Future[None] = loop.create_future()
-
-        def tell(error: BaseException | None) -> None:
-            if done.cancelled():
-                return
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
+        done = _ShutDown(loop)
+        home = loop_of(loop)
 
         def shut_down() -> None:
-            error = None
             try:
                 self._executor.shutdown(wait=True, **_if_asked(cancel_futures))
             except BaseException as exc:
-                error = exc
-            with contextlib.suppress(RuntimeError):  # Nobody waited for it: the loop is closed.
-                loop.call_soon_threadsafe(tell, error)
+                done.error = exc
+            home.deliver_soon(done)  # After the results that came before.
 
         threading.Thread(target=shut_down, name="threadhop-shutdown").start()
-        await done
+        await done.future
 
     def shutdown_nowait(self, *, cancel_futures: bool = False) -> None:
         """Shut the executor down, and do not wait: ``executor.shutdown(wait=False)``."""
@@ -240,6 +232,26 @@ class AsyncExecutor(Generic[E]):
         traceback: TracebackType | None,
     ) -> None:
         await self.shutdown()
+
+
+class _ShutDown:
+    """Tells the task that waits for it that the executor has shut down."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[None] = loop.create_future()
+        self.error: BaseException | None = None
+
+    def deliver(self) -> None:
+        """In a callback of the loop."""
+        if self.future.done():
+            return
+        if self.error is None:
+            self.future.set_result(None)
+        else:
+            self.future.set_exception(self.error)
+
+    def abandon(self) -> None:
+        """Nobody waited for it: the loop is closed."""
 
 
 class _Calls:

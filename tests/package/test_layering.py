@@ -35,7 +35,7 @@ FLOORS = (
     {"_pool._permits", "_lifetime", "_job"},
     {
         *("_pool._work_item", "_cancel_token", "_outcome", "_callables", "_errors"),
-        "_loops._attributes",
+        *("_loops._attributes", "_loops._eventfd"),
     },
 )
 

@@ -53,6 +53,15 @@ assert not hasattr(loop, "{name}")
 loop.close()
 """
 
+_SELECTOR = """
+import asyncio
+from asyncio.selector_events import BaseSelectorEventLoop
+rename("_selector", asyncio.BaseEventLoop, BaseSelectorEventLoop, asyncio.SelectorEventLoop)
+loop = asyncio.new_event_loop()
+assert not hasattr(loop, "_selector")
+loop.close()
+"""
+
 #: Tasks and futures in C show their fields, and nobody can take that away. Those in Python can.
 _TASK = """
 sys.modules["_asyncio"] = None
@@ -105,6 +114,7 @@ NAMES = {
     # (Functions ask what is no Future of asyncio's for it, too.)
     "Future._loop": _TASK.format(name="_loop", others=""),
     "loop._default_executor": _LOOP.format(name="_default_executor"),
+    "loop._selector": _SELECTOR,
     "loop._executor_shutdown_called": _LOOP.format(name="_executor_shutdown_called"),
     **{
         name: _EXECUTOR.format(name=name)

@@ -16,6 +16,7 @@ from helpers.loops import LoopKind
 from helpers.steps import LIMIT, Gate, HeldExecutor, busy, until
 
 from threadhop import threadpool
+from threadhop._loops import _eventfd
 from threadhop._loops._entry_queue import EntryQueue
 
 
@@ -35,6 +36,8 @@ class FakeLoop:
     def __init__(self) -> None:
         self.callbacks: list[Callable[[], object]] = []
         self.closed = False
+        #: Whether it is closed by the time the thread that wakes it goes on.
+        self.closes_when_woken = False
         #: The error of each attempt to wake it, although it is open.
         self.error: BaseException | None = None
 
@@ -47,6 +50,8 @@ class FakeLoop:
         if self.closed:
             raise RuntimeError("Event loop is closed")
         self.callbacks.append(partial(callback, *args))
+        if self.closes_when_woken:
+            self.close()
 
     call_soon = call_soon_threadsafe
 
@@ -331,6 +336,12 @@ def test_each_post_to_a_closed_loop_is_lost_once_and_nothing_stays_armed(street:
     assert street.wakers
 
 
+def test_a_loop_that_closes_while_it_is_woken_loses_that_post_aloud(street: Street) -> None:
+    street.loop.closes_when_woken = True
+    street.post(0)
+    assert street.abandoned() == [1, 0, 0, 0]
+
+
 @pytest.mark.parametrize("posts_meanwhile", [False, True], ids=["after it", "during a post"])
 def test_a_loop_that_closes_with_a_wake_up_under_way_loses_what_comes_later_aloud(
     street: Street, posts_meanwhile: bool
@@ -384,6 +395,7 @@ def test_a_task_whose_loop_cannot_be_woken_is_told_of_and_comes_home_with_the_ne
         pool.start()
         await until(gate.reached.is_set)
         with monkeypatch.context() as patch:
+            patch.setattr(_eventfd, "write", broken)
             patch.setattr(loop, "call_soon_threadsafe", broken)
             patch.setattr(loop, "is_closed", lambda: is_closed)
             gate.open()

@@ -111,7 +111,7 @@ class AsyncioLoop(EntryQueue, Loop):
     __slots__ = ("_loop", "_thread", "asyncgen_hooks")
 
     def __init__(self, loop: AbstractEventLoop) -> None:
-        super().__init__()
+        super().__init__(loop)
         self._loop = weakref.ref(loop)
         #: The thread that runs the loop.
         self._thread = threading.current_thread()

@@ -11,9 +11,12 @@ import asyncio
 import operator
 from asyncio import AbstractEventLoop
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
+
+from . import _eventfd
+from ._eventfd import Eventfd
 
 #: Written in C.
 _call: Any = operator.call
@@ -39,9 +42,9 @@ class EntryQueue:
     of the loop then delivers all.
     """
 
-    __slots__ = ("_begin_to_look", "_next_ones", "_queue", "_wakers", "is_in_debug")
+    __slots__ = ("_begin_to_look", "_eventfd", "_next_ones", "_queue", "_wakers", "is_in_debug")
 
-    def __init__(self) -> None:
+    def __init__(self, loop: AbstractEventLoop | None = None) -> None:
         #: Whether the loop is in debug mode. Looked up before entries are delivered.
         self.is_in_debug = False
         # A deque bears appends of threads and of signal handlers at any moment.
@@ -52,6 +55,10 @@ class EntryQueue:
         #: looks. To give it back twice makes no difference.
         self._wakers: deque[bool] = deque([True], maxlen=1)
         self._begin_to_look = partial(self._wakers.append, True)
+        #: Gives what wakes the loop; None: ``call_soon_threadsafe`` does.
+        self._eventfd: Callable[[], Eventfd | None] = type(None)
+        if loop is not None:
+            self._eventfd = _eventfd.open_for(loop, self.answer)
 
     def __del__(self) -> None:
         """The loop is gone, perhaps closed before it delivered what was posted."""
@@ -67,10 +74,9 @@ class EntryQueue:
         if wakers:
             try:
                 wakers.pop()
-                # The callback is written in C, and gives the token back first: Ctrl+C at its
-                # beginning does not keep it, so the next one who posts wakes the loop.
-                loop.call_soon_threadsafe(any, self._look())
-                return
+                self._wake(loop)
+                if not loop.is_closed():
+                    return
             except IndexError:  # Another thread was faster.
                 pass
             except BaseException:
@@ -79,6 +85,37 @@ class EntryQueue:
                     raise
         if loop.is_closed():
             self.abandon_all()
+
+    def _wake(self, loop: AbstractEventLoop) -> None:
+        eventfd = self._eventfd()
+        if eventfd is not None and eventfd.number >= 0:
+            _eventfd.write(eventfd.number, 1)
+        else:
+            # The callback is written in C, and gives the token back first: Ctrl+C at its beginning
+            # does not keep it, so the next one who posts wakes the loop.
+            loop.call_soon_threadsafe(any, self._look())
+
+    def answer(self, eventfd: Eventfd) -> None:
+        """In the loop thread, in each turn, for as long as *eventfd* has a count.
+
+        First deliver, then read: the read lets go of the GIL. A step that raises leaves the count,
+        so the loop comes here again.
+        """
+        wakers = self._wakers
+        wakers.append(True)
+        self.run_all_bounded()
+        # A thread that has the token by now has written, or will: the next turn delivers.
+        if not wakers or eventfd.number < 0:
+            return
+        try:
+            _eventfd.read(eventfd.number)
+        except BlockingIOError:  # A loop that runs nested in one of the steps has read it.
+            pass
+        finally:
+            # A thread that took the token after the look above may have written before the read.
+            # (Ctrl+C comes after the read or after this write, not between them.)
+            if not wakers:
+                _eventfd.write(eventfd.number, 1)
 
     def post_again(self, loop: AbstractEventLoop) -> None:
         """In the loop thread, by somebody who is cancelled: look whether anything is there.
