@@ -12,7 +12,7 @@ Five ideas, and where each lives:
 rooms, from the public face down; imports point down only, for types too:
 
 - what users call: ``_blocks.py``, ``_decorator.py``, ``_functions.py``, ``_async_executor.py``,
-  ``_cancellation.py``
+  ``_cancellation.py``, ``_on_cancel.py``
 - a task away from its loop: ``_strand.py``, ``_entries.py`` (what it has entered), ``_adoption.py``
   (a task leaves what another one has entered), ``_block_job.py`` (one reserved worker),
   ``_traps.py`` (every bare ``yield``), ``_yields.py`` (a ``yield`` of the user in a body),
@@ -44,6 +44,7 @@ from ._functions import configure as configure
 from ._functions import exec_in_eventloop as exec_in_eventloop
 from ._functions import exec_in_executor as exec_in_executor
 from ._functions import exec_in_executor_threading_future as exec_in_executor_threading_future
+from ._on_cancel import on_cancel as on_cancel
 from ._pool import Statistics as Statistics
 from ._pool import WorkerPool as WorkerPool
 from ._pool._limited_view import LimitedView as LimitedView
@@ -64,6 +65,7 @@ __all__ = (
     "exec_in_eventloop",
     "exec_in_executor",
     "exec_in_executor_threading_future",
+    "on_cancel",
     "threadpool",
     "unwrap_future",
 )
@@ -84,6 +86,7 @@ for _public in (
     exec_in_eventloop,
     exec_in_executor,
     exec_in_executor_threading_future,
+    on_cancel,
     threadpool,
     unwrap_future,
 ):

@@ -1,9 +1,9 @@
 """Cancellations, remembered in one place: those of a task, and those of a call.
 
 A listener is called when a cancellation comes; immediately, if one has come already. Listeners are
-a queued job (``fail(None)``), a call that waits for the loop (``FromThreadCall``), and the
-coroutine of a call on its worker's own loop. A body that runs hears at its next check, or at its
-exit.
+a queued job (``fail(None)``), a call that waits for the loop (``FromThreadCall``), the coroutine of
+a call on its worker's own loop, and an ``on_cancel``. A body that runs hears at its next check, or
+at its exit.
 
 Two threads meet in that: one cancels, the other has just begun to listen. Each first leaves its
 mark and then looks for the other's. ``request`` notes the cancellation, then calls the listeners;
@@ -66,6 +66,15 @@ class CancelToken:
         job = self.queued_job
         if job is not None:
             job.fail(None)
+        for listener in self._listeners:
+            listener(why)
+
+    def meet_again(self, why: Any) -> None:
+        """On the loop, in the coroutine: its own cancellation leaves a loop part.
+
+        It was raised there, and is raised again at the exit of the block.
+        """
+        self.why = why
         for listener in self._listeners:
             listener(why)
 

@@ -63,6 +63,12 @@ ON_LOOP_THREAD = (
     "exec_in_eventloop() would block this event loop, which it is called on. Call the function, "
     "or await it"
 )
+ON_CANCEL_ON_LOOP = (
+    "on_cancel() was entered on an event loop, where a cancellation is raised at the await. Enter "
+    "it in the body of 'async with threadpool()', around the call that blocks"
+)
+ON_CANCEL_FAILED = "on_cancel() could not call {callback} to its end"
+IS_OPEN = "this on_cancel() is entered already. Make one for each 'with'"
 LOOP_IS_CLOSED = (
     "the event loop that this worker works for is closed. Keep it open until its work is done"
 )

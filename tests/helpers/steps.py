@@ -30,6 +30,9 @@ class Gate:
         """In the test."""
         self._opened.set()
 
+    def is_open(self) -> bool:
+        return self._opened.is_set()
+
 
 @contextmanager
 def busy(executor: Executor, workers: int = 1) -> Iterator[Callable[[], None]]:

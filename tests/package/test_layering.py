@@ -17,7 +17,7 @@ PACKAGE = Path(threadhop.__file__).parent
 FLOORS = (
     {"threadhop"},
     {"_async_executor"},
-    {"_blocks", "_functions", "_cancellation"},
+    {"_blocks", "_functions", "_cancellation", "_on_cancel"},
     {"_adoption", "_decorator", "_call_job"},
     {"_loops"},
     {"_loops._asyncio", "_loops._asyncio_futures"},

@@ -28,6 +28,7 @@ from threadhop import (
     exec_in_eventloop,
     exec_in_executor,
     exec_in_executor_threading_future,
+    on_cancel,
     threadpool,
     unwrap_future,
 )
@@ -204,8 +205,17 @@ def sent_to_the_loop() -> None:
 # --- cancellation ---
 
 
+def set_number(number: int) -> None: ...
+
+
 def checks() -> None:
     check_cancelled()
+    with on_cancel(print):
+        pass
+    with on_cancel(set_number, 1) as nothing:
+        assert_type(nothing, None)
+    on_cancel(set_number, "one")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    on_cancel(set_number)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     check_cancelled(1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
