@@ -39,6 +39,13 @@ class Eventfd:
             self._close(self.number)
 
 
+#: ``select`` fails if a descriptor is too high; what others do nobody knows.
+_SELECTORS = tuple(
+    getattr(selectors, name)
+    for name in ("EpollSelector", "PollSelector")
+    if hasattr(selectors, name)
+)
+
 #: Read in the child of a fork only, where there is one thread.
 _all: weakref.WeakSet[Eventfd] = weakref.WeakSet()
 
@@ -67,7 +74,7 @@ def _is_possible(loop: AbstractEventLoop) -> bool:
     if read is None or sys.implementation.name != "cpython":  # PyPy would close it late.
         return False
     if isinstance(loop, asyncio.SelectorEventLoop):
-        return type(getattr(loop, "_selector", None)).__module__ == selectors.__name__
+        return type(getattr(loop, "_selector", None)) in _SELECTORS
     return type(loop).__module__ == "uvloop"
 
 
