@@ -24,6 +24,7 @@ from helpers.steps import LIMIT, Gate, until, wait_until
 
 from threadhop import (
     WorkerPool,
+    _block_job,
     cancellation_guard,
     ensure_thread_event_loop,
     eventloop,
@@ -264,6 +265,31 @@ async def test_an_exception_that_is_raised_in_a_parked_worker_comes_out_in_its_b
                 steps.append(place())
     assert steps == ["one_0"]
     await in_block_of(one, other)
+
+
+@needs_ctypes
+@on_one_loop
+@pytest.mark.usefixtures("expect_loop_errors")
+async def test_an_exception_that_is_raised_in_a_worker_whose_task_has_left_is_logged(
+    one: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No body will get it. The worker is free."""
+    monkeypatch.setattr(_block_job, "POLL", 0.01)
+
+    async def ends() -> None:
+        await threadpool(one).__aenter__()
+        thread = threading.get_ident()
+        await eventloop().__aenter__()
+        wait_until(lambda: sys._current_frames()[thread].f_code.co_name == "_wait")
+        raise_in(thread)
+
+    await asyncio.create_task(ends())
+    await in_block_of(one)
+    (record,) = (record for record in caplog.records if record.exc_info)
+    assert record.exc_info is not None
+    assert record.exc_info[0] is StopItError
+    assert f"{__file__}:" in record.getMessage()
+    await assert_is_whole(one, 1)
 
 
 @needs_ctypes

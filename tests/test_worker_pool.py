@@ -17,7 +17,7 @@ from helpers.pool_jobs import Told, Traveller, cannot_start
 from helpers.steps import LIMIT, Gate, busy, wait_until
 
 import threadhop._pool
-from threadhop import Statistics, WorkerPool
+from threadhop import Statistics, WorkerPool, ensure_thread_event_loop
 from threadhop._errors import DROPPED
 from threadhop._pool import _threads
 
@@ -340,6 +340,34 @@ def test_shutdown_waits_for_workers_that_are_away_and_for_those_in_reserve() -> 
         pool.shutdown(wait=False)
         a.finish()
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_shutdown_waits_for_a_thread_that_has_left_the_pool_and_not_quite_ended() -> None:
+    """It closes its event loop last of all."""
+    gate = Gate()
+
+    def end_at_the_gate() -> None:
+        loop: Any = ensure_thread_event_loop()
+        close = loop.close
+
+        def stop_and_close() -> None:
+            gate.stop_here()
+            close()
+
+        loop.close = stop_and_close
+
+    pool = WorkerPool(1)
+    pool.submit(end_at_the_gate).result(LIMIT)
+    pool.shutdown(wait=False)
+    assert gate.reached.wait(LIMIT)
+    wait_until(lambda: not pool._threads)
+    closer = threading.Thread(target=pool.shutdown)
+    closer.start()
+    closer.join(0.05)
+    assert closer.is_alive()
+    gate.open()
+    closer.join(LIMIT)
+    assert not closer.is_alive()
 
 
 def test_shutdown_waits_for_a_thread_that_starts_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -238,6 +238,34 @@ def test_what_waits_in_a_view_is_done_after_shutdown_also_when_its_worker_goes_a
     pool.shutdown()
 
 
+@pytest.mark.parametrize("of_view", [False, True], ids=["pool", "view"])
+@pytest.mark.parametrize("error", [LookupError, KeyboardInterrupt])
+def test_what_one_dropped_job_raises_costs_the_others_nothing(
+    of_view: bool, error: type[BaseException], expect_loop_errors: list[logging.LogRecord]
+) -> None:
+    """A mistake is logged. Ctrl+C comes out at the end, when all have heard of it."""
+
+    class Raises(Told):
+        def fail(self, told: BaseException | str | None) -> bool:
+            super().fail(told)
+            raise error
+
+    with WorkerPool(1) as pool, busy(pool):
+        view = pool.limited(1)
+        jobs = [Raises(), Told(), Raises(), Told()]
+        for job in jobs:
+            view.put(job)
+        dropping = view if of_view else pool
+        if error is KeyboardInterrupt:
+            with pytest.raises(KeyboardInterrupt):
+                dropping.shutdown(wait=False, cancel_futures=True)
+        else:
+            dropping.shutdown(wait=False, cancel_futures=True)
+        assert all(job.errors for job in jobs)
+        assert not any(job.runs for job in jobs)
+    assert bool(expect_loop_errors) == (error is LookupError)
+
+
 @pytest.mark.parametrize("runs", ["view", "pool"])
 def test_shutdown_of_the_pool_cancels_what_waits_in_a_view(runs: str) -> None:
     """At once, whether a job of the view runs or its turn waits in the pool."""

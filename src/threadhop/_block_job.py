@@ -28,7 +28,7 @@ from typing import NoReturn
 
 from . import _away
 from ._driver import where_suspended
-from ._errors import DROPPED, INLINE, NOT_RUN, PICKLED, WORKER_GONE
+from ._errors import DROPPED, INLINE, NOT_RUN, PICKLED, STRAY, WORKER_GONE, report
 from ._executors import submit
 from ._interface import AnyStrand, Suspension
 from ._job import current
@@ -69,7 +69,7 @@ class BlockJob:
     #: worker before it lets go of the task: every thread that has the task finds it.
     _inbox: Inbox | None = None
     #: Raised by another thread in the parked worker (``PyThreadState_SetAsyncExc``): the body gets
-    #: it when it goes on. Touched by the worker.
+    #: it when it goes on; without a body it is logged. Touched by the worker.
     stray: BaseException | None = None
     #: Where the task is while the worker is parked; None is the loop.
     _towards: Executor | None = None
@@ -186,6 +186,7 @@ class BlockJob:
             while strand.drive(self) or self.holders:
                 next_one = self._park(strand)
                 if next_one is None:
+                    self._drop_stray()
                     break
                 self.strand = strand = next_one
         finally:
@@ -221,6 +222,17 @@ class BlockJob:
             raise self.stray  # type: ignore[misc]
         finally:
             _away.mark_back(self)
+
+    def _drop_stray(self) -> None:
+        """No body will get it."""
+        stray, self.stray = self.stray, None
+        if stray is not None:
+            try:
+                raise stray
+            except BaseException:
+                report(STRAY.format(where=self.where()))
+            finally:
+                del stray  # Its traceback has this frame.
 
     def _wait(
         self,

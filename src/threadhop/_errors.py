@@ -42,6 +42,10 @@ TASK_LEFT = (
     "a task ended in an eventloop() part of the block at %s without leaving it; its worker is free "
     "again. Leave both with 'async with'"
 )
+STRAY = (
+    "an exception that another thread raised in the worker of the block at {where} met no body: "
+    "the task had left. It is dropped"
+)
 GUARDED = (
     "cancellation_guard(): the task was cancelled inside of the guard, and that was swallowed. "
     "Let CancelledError pass: except Exception: does"

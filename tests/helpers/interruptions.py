@@ -24,15 +24,24 @@ class Interruption:
     a generator is resumed after a ``yield``, when a function of C has ended, and where a loop
     begins anew. Each of these is a moment; only those of the thread that enters the block count.
 
-    Before Python 3.12 it does not see the loops, nor the calls of classes.
+    Before Python 3.12 it does not see the loops, nor the calls of classes. On 3.12 and 3.13 what
+    *act* raises where a loop begins anew passes the ``try`` around the loop; what a signal handler
+    raises does not, in a ``for``. So *in_loops* tells whether these count.
 
     Attributes:
         happened: Whether there were that many moments.
         where: The function and the line of the moment.
     """
 
-    def __init__(self, moment: int, act: Callable[[], object], *modules: ModuleType) -> None:
+    def __init__(
+        self,
+        moment: int,
+        act: Callable[[], object],
+        *modules: ModuleType,
+        in_loops: bool = True,
+    ) -> None:
         self._left = moment
+        self._in_loops = in_loops
         self._act = act
         self._files = {module.__file__ for module in modules}
         self._thread = 0
@@ -96,7 +105,7 @@ class Interruption:
         def _at_jump(self, code: CodeType, offset: int, _: int) -> Any:
             if code.co_filename not in self._files or not looks_for_signals(code, offset):
                 return sys.monitoring.DISABLE
-            if self._is_it():
+            if self._in_loops and self._is_it():
                 self._act()
             return None
 

@@ -1,7 +1,9 @@
-"""Signal handlers, finalizers and Ctrl+C in the middle of a ``put``, at each moment of it."""
+"""Signal handlers, finalizers and Ctrl+C in the middle of a ``put`` or a ``shutdown``, at each
+moment of it."""
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -108,6 +110,35 @@ def test_ctrl_c_in_the_middle_of_a_put_costs_a_pool_no_worker_and_no_turn(
             _, pending = wait([*busy, after], LIMIT)
             assert not pending, interruption.where
             wait_until(lambda: is_whole(pool) and not view._limiter._active)
+        return interruption
+
+    each_moment(at)
+
+
+@pytest.mark.parametrize("of_view", [False, True], ids=["pool", "view"])
+def test_ctrl_c_in_the_middle_of_a_shutdown_loses_no_job_that_it_drops(of_view: bool) -> None:
+    """Each one is cancelled, or done: nobody waits for it for ever. Ctrl+C comes out."""
+
+    def at(moment: int) -> Interruption:
+        gate = Gate()
+        with WorkerPool(1) as pool:
+            view = pool.limited(1)
+            busy = pool.submit(gate.stop_here)
+            assert gate.reached.wait(LIMIT)
+            futures = [executor.submit(int) for executor in (view, pool, view, pool)]
+            came_out = False
+            # The loop over the jobs is within a ``try``.
+            in_loops = sys.version_info >= (3, 14)
+            with Interruption(moment, interrupt, *POOL, in_loops=in_loops) as interruption:
+                try:
+                    (view if of_view else pool).shutdown(wait=False, cancel_futures=True)
+                except KeyboardInterrupt:
+                    came_out = True
+            assert came_out == interruption.happened, interruption.where
+            gate.open()
+            _, pending = wait([busy, *futures], LIMIT)
+            assert not pending, interruption.where
+            assert not pool._workers._lock._is_owned()  # type: ignore[attr-defined]
         return interruption
 
     each_moment(at)

@@ -16,11 +16,12 @@ from _thread import get_ident
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from .._errors import DROPPED, NO_JOIN, POOL_SHUT_DOWN, report
-from ._permits import drain, holding
-from ._threads import Threads, log
+from ._permits import drain, fail_all, holding, log
+from ._threads import Threads
 from ._work_item import Job, WorkItem
 
 P = ParamSpec("P")
@@ -169,26 +170,30 @@ class ViewLimiter:
 
     def drop_if_alone(self, error: BaseException | str | None) -> None:
         """The pool has refused, or dropped, a turn."""
-        for job in holding(self._lock, lambda: [] if self._active else self.drain()):
-            job.fail(copy.copy(error))
+        fail_all(partial(holding, self._lock, self._drain_if_alone), partial(copy.copy, error))
 
-    def drain(self) -> list[Job]:
+    def _drain_if_alone(self, into: list[Job]) -> None:
+        """Under the lock."""
+        if not self._active:
+            self.drain(into)
+
+    def drain(self, into: list[Job]) -> None:
         """Take all jobs away."""
-        return drain(self._waiting)
+        drain(self._waiting, into)
 
     def close(self, *, drop: bool) -> None:
-        for job in holding(self._lock, self._close, drop):
-            job.fail(DROPPED)
+        fail_all(partial(holding, self._lock, self._close, drop), lambda: DROPPED)
 
-    def _close(self, drop: bool) -> list[Job]:
+    def _close(self, drop: bool, dropped: list[Job]) -> None:
         """Under the lock."""
         self.is_closed = True
         if drop:
+            # First the jobs, for Ctrl+C may come between: a job without a turn is never done.
+            self.drain(dropped)
             # Turns that have not begun are for nothing: ``join`` need not wait for them.
             self._active = {turn for turn in self._active if turn.thread}
         if not self._active:
             self._over.set()
-        return self.drain() if drop else []
 
     def join(self) -> None:
         here = get_ident()

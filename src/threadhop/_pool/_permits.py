@@ -32,17 +32,24 @@ was acquired, and not release it.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
 from _thread import LockType
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, TypeVar
 
+from .._errors import report
 from ._work_item import Job
 
 T = TypeVar("T")
 #: A worker is parked at one: a lock that is held until another thread wakes the worker.
 Gate = LockType
+
+#: The standard library's logger: users look there.
+log = logging.getLogger("concurrent.futures")
 
 
 class Permits:
@@ -154,14 +161,47 @@ def holding(lock: Any, func: Callable[..., T], /, *args: Any) -> T:
             lock.release()
 
 
-def drain(waiting: deque[Job]) -> list[Job]:
+def drain(waiting: deque[Job], into: list[Job]) -> None:
     """Take all jobs away, while other threads may take some, too."""
+    with contextlib.suppress(IndexError):
+        # All in one step of C.
+        into.extend(iter(waiting.popleft, None))
+
+
+def fail_all(
+    take: Callable[[list[Job]], object], make_error: Callable[[], BaseException | str | None]
+) -> None:
+    """Fail the jobs that *take* puts into the list. Without the lock, in any thread.
+
+    What one job raises costs the others nothing. Nor does Ctrl+C, which is raised at the end.
+    """
     jobs: list[Job] = []
+    interrupt: BaseException | None = None
+    done = 0
+    try:
+        take(jobs)
+    except BaseException as exc:
+        interrupt = exc
     while True:
         try:
-            jobs.append(waiting.popleft())
-        except IndexError:
-            return jobs
+            # Not ``while done < ...``: on Python 3.13 a Ctrl+C where such a loop begins anew passes
+            # the ``try`` around it.
+            for job in islice(jobs, done, None):
+                job.fail(make_error())
+                done += 1
+            break
+        except Exception:  # A mistake of ours.
+            report("Exception while a job was dropped", log)
+            done += 1
+        except BaseException as exc:
+            # The job may have failed, or half of it: once more. Only once, so this ends.
+            done += interrupt is not None
+            interrupt = exc
+    try:
+        if interrupt is not None:
+            raise interrupt
+    finally:
+        del interrupt  # Its traceback has this frame.
 
 
 def _pop_and_call(gates: deque[Gate]) -> Callable[[], object]:

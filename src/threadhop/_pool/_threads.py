@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import logging
 import threading
 from _thread import allocate_lock, get_ident
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 from typing import Protocol
@@ -28,14 +27,11 @@ from weakref import WeakSet
 
 from .. import _lifetime
 from .._errors import DROPPED, NO_JOIN, POOL_ENDED, report
-from ._permits import Gate, Permits, drain, holding
+from ._permits import Gate, Permits, drain, fail_all, holding, log
 from ._work_item import Job
 
 #: Seconds after which a parked worker leaves.
 IDLE = 30.0
-
-#: The standard library's logger: users look there.
-log = logging.getLogger("concurrent.futures")
 
 #: Makes the error that ``put`` raises: a new one each time, for its traceback grows.
 Refusal = Callable[[], BaseException]
@@ -44,7 +40,7 @@ Refusal = Callable[[], BaseException]
 class View(Protocol):
     """A queue where jobs wait before they come to the threads."""
 
-    def drain(self) -> list[Job]:
+    def drain(self, into: list[Job]) -> None:
         """Under the lock of the threads: take all jobs away."""
         ...
 
@@ -184,7 +180,7 @@ class Threads(Permits):
             if is_interrupt:
                 self._add_worker()
             else:
-                self._fail_all(drain(self.waiting), partial(copy.copy, error))
+                fail_all(partial(drain, self.waiting), partial(copy.copy, error))
             if job is not None or is_interrupt:
                 raise error
         finally:
@@ -192,16 +188,16 @@ class Threads(Permits):
 
     def close(self, make_refusal: Refusal, *, drop: bool = False) -> None:
         """Take no more jobs, and let the workers leave when nothing waits."""
-        dropped = holding(self._lock, self._close, make_refusal, drop)
-        self._fail_all(dropped, lambda: DROPPED)
+        fail_all(partial(holding, self._lock, self._close, make_refusal, drop), lambda: DROPPED)
 
-    def _close(self, make_refusal: Refusal, drop: bool) -> list[Job]:
+    def _close(self, make_refusal: Refusal, drop: bool, dropped: list[Job]) -> None:
         """Under the lock."""
         self.make_refusal = self.make_refusal or make_refusal
         self.is_shut_down = True
         # Interrupted here, it may be called again.
         self.let_idle_exit()
-        return self._drain_all() if drop else []
+        if drop:
+            self._drain_all(dropped)
 
     def let_idle_exit(self) -> None:
         """Let the workers leave when nothing waits.
@@ -247,20 +243,11 @@ class Threads(Permits):
     def add_view(self, view: View) -> None:
         holding(self._lock, self._views.add, view)
 
-    def _drain_all(self) -> list[Job]:
+    def _drain_all(self, into: list[Job]) -> None:
         """Under the lock: take away the jobs that wait, here and in the views."""
-        jobs = drain(self.waiting)
+        drain(self.waiting, into)
         for view in self._views:
-            jobs += view.drain()
-        return jobs
-
-    @staticmethod
-    def _fail_all(jobs: Iterable[Job], error: Callable[[], BaseException | str]) -> None:
-        for job in jobs:
-            try:
-                job.fail(error())
-            except BaseException:  # A mistake of ours. The other jobs must fail all the same.
-                report("Exception while a job was dropped", log)
+            view.drain(into)
 
     # In a worker.
 
@@ -298,13 +285,16 @@ class Threads(Permits):
 
     def _initializer_failed(self) -> None:
         """The initializer has failed."""
-        with self._lock:
-            self.make_refusal = self._broken
-            self._closing = True
-            dropped = self._drain_all()
-            self._held.pop()
-            self._unregister()
-        self._fail_all(dropped, self._broken)
+
+        def leave(dropped: list[Job]) -> None:
+            with self._lock:
+                self.make_refusal = self._broken
+                self._closing = True
+                self._drain_all(dropped)
+                self._held.pop()
+                self._unregister()
+
+        fail_all(leave, self._broken)
 
     def _serve(self, gate: Gate) -> None:
         waiting, idle, held, max_workers = self.waiting, self._idle, self._held, self.max_workers

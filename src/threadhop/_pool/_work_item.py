@@ -14,7 +14,10 @@ class Job(Protocol):
         """In a worker: do the job. Must not raise."""
 
     def fail(self, error: BaseException | str | None, /) -> bool:
-        """In any thread: the job will not be done. False if a worker does it already."""
+        """In any thread: the job will not be done. False if a worker does it already.
+
+        May be repeated.
+        """
         ...
 
 
@@ -51,6 +54,8 @@ class WorkItem:
     def fail(self, error: BaseException | str | None) -> bool:
         """Without an error of the pool the future is cancelled."""
         future = self._future
+        if future.done() and not future.cancelled():
+            return False
         if not isinstance(error, BaseException):
             future.cancel()
         # ``wait()`` for several futures hears of a cancel only by this.
