@@ -22,14 +22,15 @@ rooms, from the public face down; imports point down only, for types too:
 - the event loops, ``_loops``; what a strand asks of one is in ``_interface.py``. asyncio's:
   ``_loops/_asyncio.py``, ``_loops/_attributes.py``, ``_loops/_entry_queue.py``,
   ``_loops/_eventfd.py`` (wakes the loop),
-  ``_loops/_asyncio_futures.py``, ``_loops/_from_thread.py``, ``_loops/_default_executor.py``.
+  ``_loops/_asyncio_futures.py``, ``_loops/_from_thread.py``, ``_loops/_default_executor.py``,
+  ``_loops/_anyio_scopes.py`` (tasks within cancel scopes of anyio's).
   Another library is another file there
 - where jobs wait: ``_executors.py`` (the way to a worker), ``_away.py`` (workers that wait for a
   task), ``_pool`` (``WorkerPool``): ``_pool/_limited_view.py``, ``_pool/_threads.py``,
   ``_pool/_permits.py`` (who may work), ``_pool/_work_item.py``
 - small things: ``_job.py`` (the job of this thread), ``_cancel_token.py``, ``_outcome.py``,
   ``_lifetime.py`` (the end of a thread, a loop, a process; a fork), ``_callables.py``,
-  ``_errors.py`` (the texts)
+  ``_errors.py`` (the texts), ``_libraries.py`` (what a program may load later)
 """
 
 from ._async_executor import AsyncExecutor as AsyncExecutor

@@ -18,6 +18,7 @@ from ._call_job import CallJob
 from ._errors import NO_RUNNING_LOOP, NO_TRIO
 from ._functions import check_callable, check_executor
 from ._loops import running_loop
+from ._loops._anyio_scopes import is_in_scope, shielded_wait
 from ._loops._asyncio import loop_of
 from ._loops._asyncio_futures import AbandoningFuture, WaitingFuture
 
@@ -62,6 +63,8 @@ def _if_asked(cancel_futures: bool) -> dict[str, bool]:
 async def _wait_for(future: AbandoningFuture) -> Any:
     """Await *future*; what a cancelled call raised becomes the context of the cancellation."""
     try:
+        if isinstance(future, WaitingFuture) and is_in_scope():
+            return await shielded_wait(future)
         return await future
     except asyncio.CancelledError as exc:
         if isinstance(future, WaitingFuture) and future.late_error not in (None, exc):

@@ -20,6 +20,7 @@ FLOORS = (
     {"_blocks", "_functions", "_cancellation", "_on_cancel"},
     {"_adoption", "_decorator", "_call_job"},
     {"_loops"},
+    {"_loops._anyio_scopes"},
     {"_loops._asyncio", "_loops._asyncio_futures"},
     {"_loops._from_thread", "_loops._entry_queue", "_loops._default_executor"},
     {"_strand"},
@@ -34,7 +35,7 @@ FLOORS = (
     {"_pool._threads", "_thread_loop", "_remote"},
     {"_pool._permits", "_lifetime", "_job"},
     {
-        *("_pool._work_item", "_cancel_token", "_outcome", "_callables", "_errors"),
+        *("_pool._work_item", "_cancel_token", "_outcome", "_callables", "_errors", "_libraries"),
         *("_loops._attributes", "_loops._eventfd"),
     },
 )

@@ -6,6 +6,7 @@ work there: where it uses the name itself, the name is another one from then on.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -83,6 +84,13 @@ for name, policy in list(vars(asyncio.events).items()):
         assert not hasattr(policy(), "_local")
 """
 
+#: (A loop that needs anyio loads it.)
+_ANYIO = """
+import anyio._backends._asyncio as module
+rename("_task_states", module, module.CancelScope, module.TaskGroup, module._AsyncioTaskStatus)
+assert not hasattr(module, "_task_states")
+"""
+
 #: The name, as the page has it, and what takes it away.
 NAMES = {
     "threading._register_atexit": (
@@ -104,6 +112,8 @@ NAMES = {
         "import asyncio.tasks; vars(asyncio.tasks).pop('_py_current_task', None)"
     ),
     "asyncio.futures._PyFuture": "import asyncio.futures; del asyncio.futures._PyFuture",
+    "asyncio._enter_task": "import asyncio; del asyncio._enter_task",
+    "asyncio._leave_task": "import asyncio; del asyncio._leave_task",
     "asyncio.coroutines._is_coroutine": (
         "import asyncio.coroutines; rename('_is_coroutine', asyncio.coroutines)"
     ),
@@ -121,6 +131,9 @@ NAMES = {
         for name in sorted({*_executors._OF_MODULE, *_executors._OF_EXECUTOR})
     },
 }
+
+if importlib.util.find_spec("anyio") is not None:
+    NAMES["_task_states"] = _ANYIO
 
 #: Those without which a finalizer closes the loop of a thread's own.
 FINALIZED = ("threading._DummyThread", "Thread._delete")
@@ -329,6 +342,49 @@ asyncio.run(main())
 """
     )
     assert (child.stderr, child.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize("name", ["none", "_task_states", "asyncio._enter_task"])
+def test_scopes_of_anyio_cancel_a_block_also_without_a_name(name: str) -> None:
+    """Without the two of asyncio on each turn, as anyio does it; a body may begin before that."""
+    pytest.importorskip("anyio", reason="needs anyio, which is not installed")
+    child = run_in_child(
+        _RENAME
+        + NAMES.get(name, "")
+        + STEPS
+        + _BEGIN
+        + """
+import anyio
+
+async def main():
+    pool, gate, loop = WorkerPool(1), threading.Event(), asyncio.get_running_loop()
+    with anyio.CancelScope() as scope:
+        async with threadpool(pool):
+            loop.call_soon_threadsafe(scope.cancel)
+            loop.call_soon_threadsafe(loop.call_later, 0.05, gate.set)
+            gate.wait(8)
+            print(task.cancelling() == 1)
+    assert scope.cancelled_caught and not task.cancelling()
+    with anyio.move_on_after(0) as scope:
+        async with threadpool(pool):
+            assert not hasattr(asyncio, "_enter_task")
+        await anyio.sleep(0)
+    assert scope.cancelled_caught and not task.cancelling()
+    async with threadpool(pool), eventloop():
+        with anyio.move_on_after(0.01) as scope:
+            await anyio.sleep(8)
+        assert scope.cancelled_caught
+
+async def run():
+    global task
+    task = asyncio.create_task(main())
+    await task
+
+asyncio.run(run())
+"""
+    )
+    assert child.stdout == f"{name != 'asyncio._enter_task'}\n", child.stderr
+    assert child.returncode == 0
 
 
 def test_the_page_names_them_all() -> None:

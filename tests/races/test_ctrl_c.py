@@ -15,12 +15,16 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import aclosing, suppress
-from functools import partial
+from functools import partial, wraps
 from itertools import count
 from threading import get_ident
 from types import ModuleType
 from typing import Any
 
+try:
+    import anyio
+except ImportError:
+    anyio = None  # type: ignore[assignment, unused-ignore]
 import pytest
 from helpers.interruptions import Interruption, interrupt
 from helpers.steps import LIMIT, Gate, turns
@@ -65,6 +69,8 @@ class Stage:
         futures: What threads wait for.
         waits: Whether the bodies wait: on a worker for the test, on the loop for ever.
         ends: In which threads the tasks came to their end.
+        cancels: By task: what cancels it, if that is not ``Task.cancel``.
+        broken: What the tasks have found to be wrong.
     """
 
     def __init__(self, kind: type[ThreadPoolExecutor], workers: int, *, waits: bool) -> None:
@@ -74,6 +80,8 @@ class Stage:
         self.futures: list[Future[Any]] = []
         self.waits = waits
         self.ends: list[int] = []
+        self.cancels: dict[asyncio.Task[Any] | None, Callable[[], object]] = {}
+        self.broken: list[str] = []
         self._workers = workers
         self._gate = Gate()
         self._reached = asyncio.Event()
@@ -121,7 +129,7 @@ class Stage:
         else:
             task.add_done_callback(lambda _: self._reached.set())
             await self._reached.wait()
-        task.cancel()
+        self.cancels.get(task, task.cancel)()
         self._gate.open()
 
     def run(self, tasks: list[asyncio.Task[Any]], timeout: float = SOON) -> None:
@@ -159,6 +167,7 @@ class Stage:
             yield f"{len(stuck)} of {len(self.tasks)} tasks can neither end nor be cancelled"
         if any(end != get_ident() for end in self.ends):
             yield "a task went on in a worker"
+        yield from self.broken
         for future in self.futures:
             if not (wait([future], UNCANCELLED).done or future.cancel()):
                 yield f"{future} can neither end nor be cancelled"
@@ -274,6 +283,35 @@ ACTS: list[Act] = [block, loop_part, nested, call, run, map_, function_at_home, 
 ACTS_THAT_WAIT: list[Act] = [block, nested, call, run, map_]
 
 
+def in_scope(act: Act) -> Act:
+    """*act* within a cancel scope of anyio's, which is what is cancelled."""
+
+    @wraps(act)
+    async def scoped(stage: Stage) -> None:
+        try:
+            with anyio.CancelScope() as scope:
+                stage.cancels[asyncio.current_task()] = scope.cancel
+                await act(stage)
+        except RuntimeError as error:  # Another scope is open in there, or belongs to others.
+            stage.broken.append(str(error))
+
+    scoped.__name__ += "_in_scope"
+    return scoped
+
+
+async def block_in_cancelled_scope(stage: Stage) -> None:
+    """(An interrupted anyio does not go on to cancel; then the body runs.)"""
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        async with threadpool(stage.pool):
+            pass
+
+
+if anyio is not None:
+    ACTS += map(in_scope, (block, loop_part, nested, run, function_at_home, coroutine_at_home))
+    ACTS_THAT_WAIT += map(in_scope, (block, nested, run))
+
+
 def _name(act: Act) -> str:
     return act.__name__.strip("_")
 
@@ -298,7 +336,9 @@ def interrupted(
     return interruption, losses
 
 
-@pytest.mark.parametrize("act", [*ACTS, cancelled_block], ids=_name)
+@pytest.mark.parametrize(
+    "act", [*ACTS, cancelled_block, *([block_in_cancelled_scope] if anyio else [])], ids=_name
+)
 def test_ctrl_c_costs_no_task_and_no_worker(
     act: Act, executor_class: type[ThreadPoolExecutor]
 ) -> None:
@@ -319,9 +359,9 @@ def test_ctrl_c_costs_nothing_while_a_task_is_cancelled_that_waits_for_a_worker(
 ) -> None:
     def at(moment: int) -> tuple[Interruption, list[str]]:
         stage = Stage(executor_class, 1, waits=False)
-        stage.keep_busy(stage.other if act is nested else stage.pool)
+        stage.keep_busy(stage.other if _name(act).startswith("nested") else stage.pool)
         task = stage.start(act(stage))
-        stage.start(stage.cancel(task, at_once=act is not nested))
+        stage.start(stage.cancel(task, at_once=not _name(act).startswith("nested")))
         return interrupted(moment, stage, partial(stage.run, stage.tasks))
 
     sweep(at)

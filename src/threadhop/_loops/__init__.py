@@ -16,6 +16,7 @@ from .._entries import frames_up
 from .._errors import NO_LOOP
 from .._job import RunningJob, current, events
 from .._strand import Strand
+from . import _anyio_scopes as _anyio_scopes  # It waits for anyio.
 from ._asyncio import current_task, existing_strand_of_current_task, strand_of_current_task
 from ._asyncio import raise_pending_cancellation as raise_pending_cancellation
 from ._attributes import STRAND

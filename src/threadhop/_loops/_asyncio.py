@@ -29,6 +29,7 @@ from .. import _lifetime
 from .._errors import NO_TASK, ODD_TASK
 from .._interface import AnyStrand, Loop, LoopSuspension
 from .._job import events
+from .._libraries import look
 from .._outcome import Outcome
 from .._strand import Strand
 from .._traps import checkpoint
@@ -69,6 +70,7 @@ def strand_of_current_task(loop: AbstractEventLoop) -> Strand:
     strand: Strand | None = getattr(task, STRAND, None)
     if strand is None:
         _check(task)
+        look()
         strand = Strand(loop_of(loop))
         setattr(task, STRAND, strand)
     return strand
@@ -100,6 +102,7 @@ def loop_of(loop: AbstractEventLoop) -> AsyncioLoop:
     """In the loop thread."""
     found: AsyncioLoop | None = getattr(loop, LOOP, None)
     if found is None:
+        look()
         found = AsyncioLoop(loop)
         setattr(loop, LOOP, found)
     return found
@@ -120,7 +123,7 @@ class AsyncioLoop(EntryQueue, Loop):
         self.asyncgen_hooks = tuple(sys.get_asyncgen_hooks())
 
     def suspend(self, strand: AnyStrand) -> AsyncioSuspension:
-        suspension = AsyncioSuspension()
+        suspension = new_suspension()
         suspension._asyncio_future_blocking = True
         suspension._loop = events._get_running_loop()  # type: ignore[assignment]
         suspension._strand = strand
@@ -186,10 +189,10 @@ class AsyncioLoop(EntryQueue, Loop):
 
 
 #: For a driver that is no Task, and names none.
-_NO_CONTEXT = Context()
+NO_CONTEXT = Context()
 
 
-def _begins_unseen(func: Callable[..., Any]) -> None:
+def begins_unseen(func: Callable[..., Any]) -> None:
     """Let *func* begin without a look for signals: none of them can come before its first line.
 
     CPython looks when a function begins, but not when a coroutine goes on after an ``await``. Both
@@ -233,7 +236,7 @@ class AsyncioSuspension(LoopSuspension):
     # The future, as the Task sees it. All in the loop thread.
 
     def add_done_callback(
-        self, wakeup: Callable[[object], None], *, context: Context = _NO_CONTEXT
+        self, wakeup: Callable[[object], None], *, context: Context = NO_CONTEXT
     ) -> None:
         """The coroutine is suspended now: off it goes.
 
@@ -250,14 +253,20 @@ class AsyncioSuspension(LoopSuspension):
                 self.cancel(getattr(task, "_cancel_message", None))
             strand.leave_loop()
         except BaseException as exc:
-            # Perhaps Ctrl+C, before any of this.
-            self._wakeup = wakeup
-            self._context = context
-            if strand.coro is None and strand.job is None:
-                with contextlib.suppress(Exception):
-                    strand.coro = wakeup.__self__.get_coro()  # type: ignore[attr-defined]
-            if not strand.leaving_failed(exc if hasattr(wakeup, "__self__") else _odd_driver()):
-                self._loop.call_soon(_reraise, exc)
+            self.leaving_failed(exc, wakeup, context)
+
+    def leaving_failed(
+        self, exc: BaseException, wakeup: Callable[[object], None], context: Context
+    ) -> None:
+        """Perhaps Ctrl+C, before anything was done."""
+        strand = self._strand
+        self._wakeup = wakeup
+        self._context = context
+        if strand.coro is None and strand.job is None:
+            with contextlib.suppress(Exception):
+                strand.coro = wakeup.__self__.get_coro()  # type: ignore[attr-defined]
+        if not strand.leaving_failed(exc if hasattr(wakeup, "__self__") else _odd_driver()):
+            self._loop.call_soon(_reraise, exc)
 
     def cancel(self, msg: object = None) -> bool:
         """Note it. A queued job is given up, a body that runs comes to its end first.
@@ -267,6 +276,7 @@ class AsyncioSuspension(LoopSuspension):
         """
         strand = self._strand
         strand.token.request(() if msg is None else (msg,))
+        look()
         strand.loop.post_again(self._loop)  # type: ignore[attr-defined]
         return True
 
@@ -327,7 +337,11 @@ class AsyncioSuspension(LoopSuspension):
 
 
 # Ctrl+C before its first line would leave a task that waits for nothing, for ever.
-_begins_unseen(AsyncioSuspension.add_done_callback)
+begins_unseen(AsyncioSuspension.add_done_callback)
+
+
+#: Makes the suspensions. ``_anyio_scopes`` has another one.
+new_suspension: Callable[[], AsyncioSuspension] = AsyncioSuspension
 
 
 def _has_ended(task_ref: weakref.ref[Task[Any]]) -> bool:

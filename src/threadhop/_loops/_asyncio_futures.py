@@ -118,6 +118,8 @@ class WaitingFuture(AbandoningFuture):
     _cancel_args: tuple[Any, ...] | None = None
     #: Called by ``cancel``, at once.
     on_cancel_request: Callable[[], None] | None = None
+    #: The cancel scope of anyio's in which it is awaited.
+    scope: Any = None
 
     def cancel(self, msg: Any = None) -> bool:
         call = self.call
@@ -128,6 +130,8 @@ class WaitingFuture(AbandoningFuture):
         args = () if msg is None else (msg,)
         if self._cancel_args is None:
             self._cancel_args = args
+        if self.scope is not None:
+            self.scope.shield = True
         call.token.request(args)
         call.deliver_again()
         return True

@@ -1,0 +1,837 @@
+"""anyio's cancel scopes on asyncio: a task in a block hears of a cancelled scope once.
+
+anyio cancels by level, on each turn of the loop: a body that cannot answer must not make it spin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import aclosing, suppress
+from typing import Any
+
+import pytest
+from helpers.child import STEPS, run_in_child
+from helpers.loops import LoopKind
+from helpers.places import OopsError, in_block_of, place
+from helpers.steps import LIMIT, Gate, HeldExecutor, busy, turns, until
+
+from threadhop import (
+    AsyncExecutor,
+    cancellation_guard,
+    check_cancelled,
+    eventloop,
+    exec_in_eventloop,
+    threadpool,
+    unwrap_future,
+)
+
+anyio: Any = pytest.importorskip("anyio", reason="needs anyio, which is not installed")
+backend: Any = pytest.importorskip("anyio._backends._asyncio")
+
+MESSAGE = "Cancelled via cancel scope "
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_in_scopes() -> Iterator[None]:
+    """What a test has opened is closed, and belongs to no task any more."""
+    yield
+    for task, state in list(backend._task_states.items()):
+        assert state.cancel_scope is None, f"{task} is still in a scope"
+
+
+def cancelling() -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    return task.cancelling()
+
+
+async def cancel_at(gate: Gate, cancel: Callable[[], object]) -> int:
+    """Cancel when a body has come to *gate*; return how often its task was, after many turns."""
+    await until(gate.reached.is_set)
+    cancel()
+    await turns(50)
+    (task,) = (t for t in asyncio.all_tasks() if getattr(t.get_coro(), "__name__", "") == "main")
+    count = task.cancelling()
+    gate.open()
+    return count
+
+
+def wait_until_cancelled() -> None:
+    """In a body."""
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        check_cancelled()
+        time.sleep(0.001)
+    raise AssertionError("it never came")
+
+
+def beside(coro: Any) -> asyncio.Task[Any]:
+    return asyncio.get_running_loop().create_task(coro)
+
+
+# --- once, and at no cost
+
+
+def test_a_scope_that_is_cancelled_while_the_body_runs_cancels_once(
+    current_task_loops: LoopKind, executor: Executor
+) -> None:
+    """The body comes to its end; the CancelledError is raised at the exit, with anyio's words."""
+    raised: list[tuple[Any, ...]] = []
+    gate = Gate()
+
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+            controller = beside(cancel_at(gate, lambda: scope.cancel("enough")))
+            try:
+                async with threadpool(executor):
+                    gate.stop_here()
+                    raised.append(("body", place()))
+            except asyncio.CancelledError as error:
+                raised.append((*error.args, place()))
+                raise
+        assert await controller == 1
+        assert scope.cancelled_caught
+        assert cancelling() == 0
+        await in_block_of(executor)
+
+    current_task_loops.run(main)
+    (body, worker), (message, loop) = raised
+    assert body == "body"
+    assert worker.startswith("worker")
+    assert message.startswith(MESSAGE)
+    assert message.endswith("enough")
+    assert loop == "loop"
+
+
+def test_a_body_of_a_cancelled_scope_costs_no_cpu(executor: Executor) -> None:
+    async def main() -> None:
+        before = time.process_time()
+        with anyio.move_on_after(0.01) as scope:
+            async with threadpool(executor):
+                time.sleep(1)
+        assert time.process_time() - before < 0.1
+        assert scope.cancelled_caught
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["run", "map", "unwrap_future"])
+def test_a_call_that_is_waited_for_to_its_end_costs_no_cpu(executor: Executor, how: str) -> None:
+    gate = Gate()
+
+    async def main() -> None:
+        calls: Any = AsyncExecutor(executor)
+        with anyio.CancelScope() as scope:
+            controller = beside(cancel_at(gate, scope.cancel))
+            if how == "run":
+                await calls.run(gate.stop_here)
+            elif how == "map":
+                async with aclosing(calls.map(lambda _: gate.stop_here(), [1])) as results:
+                    async for _ in results:
+                        pass
+            else:
+                await unwrap_future(executor.submit(gate.stop_here))
+        assert await controller == 1
+        assert scope.cancelled_caught
+        assert cancelling() == 0
+
+    asyncio.run(main())
+
+
+# --- when
+
+
+def test_a_queued_block_is_cancelled_at_once(
+    current_task_loops: LoopKind, one: ThreadPoolExecutor
+) -> None:
+    async def main() -> None:
+        with busy(one):
+            with anyio.move_on_after(0.01) as scope:
+                async with threadpool(one):
+                    raise AssertionError("the body ran")
+        assert scope.cancelled_caught
+        assert cancelling() == 0
+        await in_block_of(one)
+
+    current_task_loops.run(main)
+
+
+def test_in_a_scope_that_is_cancelled_already_no_body_runs(
+    current_task_loops: LoopKind, executor: Executor
+) -> None:
+    """By level: also the second time, for whoever swallows the first."""
+    bodies: list[str] = []
+
+    async def main() -> None:
+        errors = []
+        with anyio.move_on_after(0) as scope:
+            for _ in range(3):
+                try:
+                    async with threadpool(executor):
+                        bodies.append("a body")
+                except asyncio.CancelledError as error:
+                    errors.append(error.args[0])
+        assert len(errors) == 3
+        assert all(message.startswith(MESSAGE) for message in errors)
+        assert scope.cancel_called
+        assert cancelling() == 0
+
+    current_task_loops.run(main)
+    assert not bodies
+
+
+def test_no_body_runs_even_if_a_wakeup_of_others_is_due_before_anyio_cancels(
+    executor: Executor,
+) -> None:
+    """The departure waits for a whole turn of the loop, wherever in a turn it begins."""
+    bodies: list[str] = []
+
+    async def main() -> None:
+        others = [beside(in_block_of(executor)) for _ in range(20)]
+        await asyncio.sleep(0)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            async with threadpool(executor):
+                bodies.append("a body")
+        assert scope.cancelled_caught
+        await asyncio.gather(*others)
+
+    for _ in range(20):
+        asyncio.run(main())
+    assert not bodies
+
+
+def test_a_departure_that_anyio_does_not_cancel_goes_on_its_way(executor: Executor) -> None:
+    """A child of a cancelled group that was started within a shield: anyio forgets it, too."""
+    bodies: list[str] = []
+
+    async def child() -> None:
+        async with threadpool(executor):
+            bodies.append(place())
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            group.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await turns(3)
+                group.start_soon(child)
+                await until(lambda: bodies)
+
+    asyncio.run(main())
+    assert bodies[0].startswith("worker")
+
+
+@pytest.mark.parametrize("turns_later", [0, 1, 2])
+def test_a_scope_that_is_cancelled_while_the_task_comes_home(
+    current_task_loops: LoopKind, executor: Executor, turns_later: int
+) -> None:
+    """Raised at the exit or, if it comes later, at the next await; never lost, never twice."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(10):
+            with anyio.CancelScope() as scope:
+
+                def later(left: int, cancel: Callable[[], None] = scope.cancel) -> None:
+                    if left:
+                        loop.call_soon(later, left - 1)
+                    else:
+                        cancel()
+
+                async with threadpool(executor):
+                    loop.call_soon_threadsafe(later, turns_later)
+                await anyio.sleep(5)
+            assert scope.cancelled_caught
+            assert cancelling() == 0
+        await anyio.sleep(0)
+
+    current_task_loops.run(main)
+
+
+def test_a_body_sees_it_by_check_cancelled(
+    current_task_loops: LoopKind, executor: Executor
+) -> None:
+    async def main() -> None:
+        with anyio.move_on_after(0.01) as scope:
+            async with threadpool(executor):
+                wait_until_cancelled()
+        assert scope.cancelled_caught
+
+    current_task_loops.run(main)
+
+
+# --- what else there is
+
+
+def test_awaits_of_a_loop_part_are_cancelled_by_level(
+    current_task_loops: LoopKind, one: ThreadPoolExecutor
+) -> None:
+    """The worker runs the rest, as it would for any other cancellation."""
+    trail: list[tuple[str, str]] = []
+
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+            async with threadpool(one):
+                try:
+                    async with eventloop():
+                        asyncio.get_running_loop().call_later(0.001, scope.cancel)
+                        for _ in range(3):
+                            try:
+                                await anyio.sleep(5)
+                            except asyncio.CancelledError:
+                                trail.append(("await", place()))
+                        await anyio.sleep(5)
+                finally:
+                    trail.append(("finally", place()))
+        assert scope.cancelled_caught
+        assert cancelling() == 0
+
+    current_task_loops.run(main)
+    assert trail == [*[("await", "loop")] * 3, ("finally", "one_0")]
+
+
+def test_a_cancellation_swallowed_in_a_loop_part_comes_again_in_the_body(
+    current_task_loops: LoopKind, one: ThreadPoolExecutor
+) -> None:
+    """Level cancellation: the worker's part is cancelled, too."""
+
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+            async with threadpool(one):
+                async with eventloop():
+                    scope.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await anyio.sleep(5)
+                wait_until_cancelled()
+        assert scope.cancelled_caught
+        assert cancelling() == 0
+
+    current_task_loops.run(main)
+
+
+def test_scopes_open_and_close_in_loop_parts(
+    current_task_loops: LoopKind, one: ThreadPoolExecutor
+) -> None:
+    async def main() -> None:
+        async with threadpool(one):
+            for _ in range(3):
+                async with eventloop():
+                    with anyio.move_on_after(0.001) as inner:
+                        await anyio.sleep(5)
+                    assert inner.cancelled_caught
+                    async with anyio.create_task_group() as group:
+                        group.start_soon(in_block_of, one)
+                        group.cancel_scope.cancel()
+                assert place() == "one_0"
+
+    current_task_loops.run(main)
+
+
+def test_a_scope_may_stay_open_from_one_loop_part_to_the_next(
+    current_task_loops: LoopKind, one: ThreadPoolExecutor
+) -> None:
+    """It lies between the scopes of two departures; the first one is closed when it opens."""
+
+    async def main() -> None:
+        scope = anyio.CancelScope()
+        async with threadpool(one):
+            async with eventloop():
+                scope.__enter__()
+            check_cancelled()
+            async with eventloop():
+                scope.cancel()
+                with suppress(asyncio.CancelledError):
+                    await anyio.sleep(5)
+                scope.__exit__(None, None, None)
+                await anyio.sleep(0)
+            check_cancelled()
+        assert cancelling() == 0
+
+    current_task_loops.run(main)
+
+
+def test_no_body_on_a_waiting_worker_begins_in_a_cancelled_scope(
+    current_task_loops: LoopKind, one: ThreadPoolExecutor
+) -> None:
+    """A block within a loop part, of the worker that waits for that: nothing is queued then."""
+    bodies: list[str] = []
+
+    async def main() -> None:
+        async with threadpool(one):
+            async with eventloop():
+                with anyio.CancelScope() as scope:
+                    scope.cancel()
+                    async with threadpool(one):
+                        bodies.append("a body")
+                assert scope.cancelled_caught
+            bodies.append(place())
+
+    current_task_loops.run(main)
+    assert bodies == ["one_0"]
+
+
+def test_exec_in_eventloop_is_cancelled_with_the_scope(
+    current_task_loops: LoopKind, executor: Executor
+) -> None:
+    async def main() -> None:
+        with anyio.move_on_after(0.01) as scope:
+            async with threadpool(executor):
+                with pytest.raises(asyncio.CancelledError, match=MESSAGE):
+                    exec_in_eventloop(anyio.sleep, 5)
+        assert scope.cancelled_caught
+        assert cancelling() == 0
+
+    current_task_loops.run(main)
+
+
+def test_a_block_queued_in_a_block_is_cancelled_at_once_in_the_outer_worker(
+    current_task_loops: LoopKind, one: ThreadPoolExecutor, other: ThreadPoolExecutor
+) -> None:
+    places: list[str] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with busy(other), anyio.CancelScope() as scope:
+            async with threadpool(one):
+                loop.call_soon_threadsafe(loop.call_later, 0.001, scope.cancel)
+                try:
+                    async with threadpool(other):
+                        raise AssertionError("the body ran")
+                finally:
+                    places.append(place())
+        assert scope.cancelled_caught
+        assert cancelling() == 0
+
+    current_task_loops.run(main)
+    assert places == ["one_0"]
+
+
+def test_fail_after_raises_timeout_error_after_the_body(
+    current_task_loops: LoopKind, executor: Executor
+) -> None:
+    ended: list[str] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with pytest.raises(TimeoutError):
+            with anyio.fail_after(60) as scope:
+                async with threadpool(executor):
+                    loop.call_soon_threadsafe(setattr, scope, "deadline", 0)
+                    time.sleep(0.02)
+                    ended.append("body")
+        assert cancelling() == 0
+
+    current_task_loops.run(main)
+    assert ended
+
+
+def test_only_the_scope_that_is_cancelled_ends(
+    current_task_loops: LoopKind, executor: Executor
+) -> None:
+    async def main() -> None:
+        with anyio.move_on_after(60) as outer:
+            with anyio.move_on_after(0.01) as inner:
+                with anyio.move_on_after(60):
+                    async with threadpool(executor):
+                        time.sleep(0.03)
+            assert inner.cancelled_caught
+            await in_block_of(executor)
+            await anyio.sleep(0)
+        assert not outer.cancel_called
+
+    current_task_loops.run(main)
+
+
+def test_a_shielded_scope_protects_its_block_and_no_other(
+    current_task_loops: LoopKind, executor: Executor
+) -> None:
+    trail: list[str] = []
+
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            with anyio.CancelScope(shield=True):
+                async with threadpool(executor):
+                    check_cancelled()
+                    trail.append("shielded")
+            async with threadpool(executor):
+                trail.append("not shielded")
+        assert scope.cancelled_caught
+        assert cancelling() == 0
+
+    current_task_loops.run(main)
+    assert trail == ["shielded"]
+
+
+def test_a_group_cancels_itself_and_its_children_in_their_blocks(
+    current_task_loops: LoopKind, executor: Executor, other: ThreadPoolExecutor
+) -> None:
+    """A child of the group, one that is queued, and the task that has opened it."""
+    ends: list[str] = []
+    gates = [Gate(), Gate()]
+
+    async def child(name: str, gate: Gate) -> None:
+        try:
+            async with threadpool(executor):
+                gate.stop_here()
+        except asyncio.CancelledError as error:
+            assert error.args[0].startswith(MESSAGE)
+            ends.append(name)
+            raise
+
+    async def fails() -> None:
+        await until(lambda: all(gate.reached.is_set() for gate in gates))
+        asyncio.get_running_loop().call_later(0.02, lambda: [gate.open() for gate in gates])
+        raise OopsError
+
+    async def main() -> None:
+        with pytest.raises(BaseExceptionGroup) as caught:
+            async with anyio.create_task_group() as group:
+                group.start_soon(fails)
+                group.start_soon(child, "child", gates[1])
+                await until(gates[1].reached.is_set)
+                await child("host", gates[0])
+        assert [type(error) for error in caught.value.exceptions] == [OopsError]
+        assert cancelling() == 0
+        await in_block_of(executor)
+
+    current_task_loops.run(main)
+    assert sorted(ends) == ["child", "host"]
+
+
+@pytest.mark.parametrize("first", ["native", "scope", "native alone"])
+def test_a_cancel_of_the_task_itself_is_not_taken_for_one_of_the_scope(
+    current_task_loops: LoopKind, executor: Executor, first: str
+) -> None:
+    """Whichever comes first, the task ends cancelled, and a scope that is noted first shields."""
+    gate = Gate()
+
+    async def victim() -> None:
+        with anyio.CancelScope() as scope:
+            scopes.append(scope)
+            async with threadpool(executor):
+                gate.stop_here()
+
+    scopes: list[Any] = []
+
+    async def main() -> None:
+        task = beside(victim())
+        await until(gate.reached.is_set)
+        if first == "scope":
+            scopes[0].cancel()
+            await turns(10)
+        task.cancel("native")
+        await turns(10)
+        if first == "native":
+            scopes[0].cancel()
+            await turns(10)
+        gate.open()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not scopes[0].cancelled_caught
+
+    current_task_loops.run(main)
+
+
+def test_timeouts_of_both_libraries_nest(current_task_loops: LoopKind, executor: Executor) -> None:
+    async def main() -> None:
+        with anyio.move_on_after(60) as scope:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    async with threadpool(executor):
+                        time.sleep(0.03)
+            assert cancelling() == 0
+        assert not scope.cancel_called
+        async with asyncio.timeout(60):
+            with anyio.move_on_after(0.01) as scope:
+                async with threadpool(executor):
+                    time.sleep(0.03)
+            assert scope.cancelled_caught
+            assert cancelling() == 0
+
+    current_task_loops.run(main)
+
+
+def test_a_guard_within_the_scope_brings_it_back_and_one_around_it_is_quiet(
+    current_task_loops: LoopKind, executor: Executor
+) -> None:
+    async def swallows() -> None:
+        try:
+            async with threadpool(executor):
+                time.sleep(0.03)
+        except BaseException:
+            pass
+
+    async def main() -> None:
+        async with cancellation_guard():
+            with anyio.move_on_after(0.01) as scope:
+                async with cancellation_guard():
+                    await swallows()
+                raise AssertionError("the guard is quiet")
+            assert scope.cancelled_caught
+            with anyio.move_on_after(0.01) as scope:
+                async with threadpool(executor):
+                    time.sleep(0.03)
+            assert scope.cancelled_caught
+
+    current_task_loops.run(main)
+
+
+def test_a_task_outside_of_scopes_opens_none(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        with anyio.CancelScope():
+            pass
+        opened = []
+        monkeypatch.setattr(anyio, "CancelScope", lambda: opened.append(1))
+        async with threadpool(executor), eventloop():
+            pass
+        assert not opened
+
+    asyncio.run(main())
+
+
+def test_it_holds_in_a_task_that_had_a_block_before_anyio_was_used() -> None:
+    """What is loaded later is seen, too: here in the task that has loaded it."""
+    child = run_in_child(
+        """
+        import asyncio, time
+        from threadhop import threadpool
+        import anyio
+
+        async def main():
+            async with threadpool():
+                pass
+            assert "anyio._backends._asyncio" not in __import__("sys").modules
+            loop = asyncio.get_running_loop()
+            with anyio.CancelScope() as scope:
+                async with threadpool():
+                    loop.call_soon_threadsafe(scope.cancel)
+                    time.sleep(0.05)
+                    print(task.cancelling())
+
+        async def run():
+            global task
+            task = asyncio.create_task(main())
+            await task
+
+        asyncio.run(run())
+        """
+    )
+    assert (child.stdout, child.stderr) == ("1\n", "")
+
+
+# --- who closes the scope
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+def test_a_task_that_closes_the_generator_of_another_closes_no_scope_of_it(
+    current_task_loops: LoopKind, one: ThreadPoolExecutor, cancels: bool
+) -> None:
+    """Both are within scopes; the one that closes goes through the worker and comes home."""
+    ends: list[str] = []
+
+    async def rows() -> AsyncIterator[int]:
+        async with threadpool(one):
+            try:
+                for row in range(9):
+                    async with eventloop():
+                        yield row
+            finally:
+                ends.append(place())
+
+    async def main() -> None:
+        generator: Any = rows()
+
+        async def closes() -> None:
+            with anyio.CancelScope() as scope:
+                if cancels:
+                    scope.cancel()
+                await generator.aclose()
+                await anyio.lowlevel.checkpoint()
+            assert scope.cancelled_caught == cancels
+            assert cancelling() == 0
+
+        with anyio.CancelScope() as mine:
+            assert await anext(generator) == 0
+            async with anyio.create_task_group() as group:
+                group.start_soon(closes)
+            await in_block_of(one)
+        assert not mine.cancel_called
+
+    current_task_loops.run(main)
+    assert ends == ["one_0"]
+
+
+def test_the_task_that_closes_waits_for_an_owner_in_a_block(
+    current_task_loops: LoopKind, one: ThreadPoolExecutor, other: ThreadPoolExecutor
+) -> None:
+    """Owner and leaver are away in scopes at once, and both are cancelled, once."""
+    gate = Gate()
+    ends: list[str] = []
+
+    async def rows() -> AsyncIterator[int]:
+        async with threadpool(one):
+            try:
+                async with eventloop():
+                    yield 1
+            finally:
+                ends.append(place())
+
+    async def main() -> None:
+        generator: Any = rows()
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                await anext(generator)
+                controller = beside(cancel_at(gate, scope.cancel))
+                group.start_soon(generator.aclose)
+                async with threadpool(other):
+                    gate.stop_here()
+        assert await controller == 1
+        assert scope.cancelled_caught
+        assert cancelling() == 0
+
+    current_task_loops.run(main)
+    assert ends == ["one_0"]
+
+
+def test_a_task_that_ends_in_a_block_leaves_no_scope_of_ours(
+    current_task_loops: LoopKind, executor: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """(A child of an anyio group cannot end there: anyio closes a scope of its own at the end.)"""
+
+    async def ends(scopes: list[Any]) -> str:
+        scopes.append(anyio.CancelScope())
+        scopes[0].__enter__()
+        await threadpool(executor).__aenter__()
+        return "value"
+
+    async def main() -> None:
+        scopes: list[Any] = []
+        task = beside(ends(scopes))
+        assert await task == "value"
+        (scope,) = scopes
+        assert not scope._child_scopes
+        assert backend._task_states[task].cancel_scope is scope
+        del backend._task_states[task]
+
+    current_task_loops.run(main)
+    assert "ended inside the block" in caplog.text
+
+
+def test_a_driver_that_is_no_task_is_refused_in_a_scope_too(executor: Executor) -> None:
+    """And one in the name of a task other than the one that runs opens no scope."""
+
+    async def block() -> str:
+        with pytest.raises(RuntimeError, match="cannot move this task"):
+            async with threadpool(executor):
+                raise AssertionError("the body ran")
+        return "went on"
+
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+            coro = block()
+            suspension: Any = coro.send(None)
+            suspension._asyncio_future_blocking = False
+            resumed = asyncio.Event()
+            suspension.add_done_callback(lambda _: resumed.set())
+            await asyncio.wait_for(resumed.wait(), LIMIT)
+            with pytest.raises(StopIteration, match="went on"):
+                coro.send(None)
+            assert backend._task_states[asyncio.current_task()].cancel_scope is scope
+
+    asyncio.run(main())
+
+
+def test_an_awaitable_of_a_block_that_nobody_awaits_opens_no_scope(executor: Executor) -> None:
+    """A scope opens when the task is suspended, and not before."""
+
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+            threadpool(executor).__aenter__().close()
+            assert backend._task_states[asyncio.current_task()].cancel_scope is scope
+            await in_block_of(executor)
+
+    asyncio.run(main())
+
+
+def test_an_executor_that_raises_leaves_no_scope(current_task_loops: LoopKind) -> None:
+    def refuse() -> None:
+        raise OopsError
+
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+            with pytest.raises(OopsError):
+                async with threadpool(HeldExecutor(refuse)):
+                    pass
+            assert backend._task_states[asyncio.current_task()].cancel_scope is scope
+
+    current_task_loops.run(main)
+
+
+def test_a_loop_that_is_closed_just_before_anyio_would_cancel_says_so() -> None:
+    child = run_in_child(
+        STEPS
+        + """
+import os
+import anyio
+from threadhop import WorkerPool, threadpool
+
+one = WorkerPool(1)
+
+async def main():
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        loop.stop()
+        async with threadpool(one):
+            say("the body ran")
+
+loop = asyncio.new_event_loop()
+task = loop.create_task(main())
+loop.run_forever()
+loop.close()
+del loop
+one.submit(say, "the worker is free").result(8)
+async def others():
+    async with threadpool(one):
+        pass
+asyncio.run(others())
+os._exit(0)
+"""
+    )
+    assert child.stdout == "the worker is free\n", child.stderr
+
+
+def test_a_loop_that_is_closed_while_a_body_runs_gives_its_worker_back() -> None:
+    child = run_in_child(
+        STEPS
+        + """
+import os, threading
+import anyio
+from threadhop import WorkerPool, threadpool
+
+one, reached, gate = WorkerPool(1), threading.Event(), threading.Event()
+
+async def main():
+    with anyio.CancelScope():
+        async with threadpool(one):
+            reached.set()
+            gate.wait(8)
+
+loop = asyncio.new_event_loop()
+task = loop.create_task(main())
+loop.call_later(0.01, loop.stop)
+loop.run_forever()
+assert reached.wait(8)
+loop.close()
+gate.set()
+one.submit(say, "the worker is free").result(8)
+os._exit(0)  # anyio keeps for ever what never ends in a scope.
+"""
+    )
+    assert child.stdout == "the worker is free\n"
+    assert "the event loop was closed" in child.stderr
