@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import sys
 from _thread import get_ident
 from asyncio import AbstractEventLoop, Task
 from collections.abc import Callable, Coroutine
@@ -30,6 +31,7 @@ from ._cancel_token import CancelToken
 from ._errors import DROPPED, LOOP_RUNS_HERE, NO_CALLER, RESULT_LOST, STOP_ITERATION, warn
 from ._executors import submit
 from ._job import current, events
+from ._libraries import when_loaded
 from ._loops._asyncio import AsyncioLoop, loop_of
 from ._loops._asyncio_futures import AbandoningFuture, ThreadFuture, WaitingFuture
 from ._loops._attributes import LOOP
@@ -37,9 +39,13 @@ from ._loops._from_thread import from_thread_run
 from ._outcome import Outcome
 from ._remote import RemoteCall, explain_pickling
 from ._thread_loop import loop_of_this_thread, offer_thread_event_loop
+from ._variables import copy_for_worker
 
 #: Shared by calls without keywords, and by those that have ended. Never written to.
 _NOTHING: dict[str, Any] = {}
+
+_copy_context = copy_context
+when_loaded("sniffio", partial(setattr, sys.modules[__name__], "_copy_context", copy_for_worker))
 
 #: The claim of ``try_cancel``.
 _CANCELLED = "cancelled before a worker began"
@@ -103,7 +109,7 @@ class CallJob:
         self._func: Any = func
         self._args = args
         self._kwargs = kwargs or _NOTHING
-        self._context = copy_context() if handle_contexts else None
+        self._context = _copy_context() if handle_contexts else None
 
     # In the thread that makes the call.
 

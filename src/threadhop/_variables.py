@@ -52,6 +52,28 @@ def copy_all(theirs: Context, tokens: Tokens) -> None:
         tokens[var] = var.set(value)
 
 
+def name_library(context: Context, name: str | Context | None) -> None:
+    """Have *context*, which is not entered, tell sniffio the async library of its thread.
+
+    The variable of a task says "asyncio" if ``anyio.run`` runs it; a worker has no library. So it
+    is no change of the body, and goes before changes are written. A Context as *name*: as there.
+    """
+    variable: ContextVar[str | None] | None
+    variable = getattr(sys.modules.get("sniffio"), "current_async_library_cvar", None)
+    if variable is not None:
+        if isinstance(name, Context):
+            name = name.get(variable)
+        if context.get(variable) != name:
+            context.run(variable.set, name)
+
+
+def copy_for_worker() -> Context:
+    """A copy of the current Context, if sniffio is loaded."""
+    context = copy_context()
+    name_library(context, None)
+    return context
+
+
 def merge_changes(theirs: Context, base: Context, tokens: Tokens) -> bool:
     """Write into the current Context what *theirs* changed since *base*.
 
@@ -130,6 +152,7 @@ class TaskVariables:
                 context = self.worker_context = Context()
                 self._tokens = tokens = ({}, tokens[1])
                 context.run(copy_all, values, tokens[0])
+            name_library(context, None)
         except BaseException as exc:
             problem = exc
         assert context is not None, "made here if there was none"
@@ -145,6 +168,7 @@ class TaskVariables:
             values, self._loop_snapshot = self._loop_snapshot, None
             assert values is not None, "kept since the task left the loop"
             assert self._tokens is not None, "made with the Context"
+            name_library(context, values)
             merge_changes(context, values, self._tokens[1])
 
     @property

@@ -15,7 +15,7 @@ from .._callables import async_kind
 from .._errors import LOOP_IS_CLOSED, LOOP_WENT_AWAY
 from .._job import Caller, events
 from .._outcome import Outcome
-from .._variables import Tokens, merge_changes
+from .._variables import Tokens, merge_changes, name_library
 from ._attributes import STRAND
 
 #: Seconds after which a waiting worker looks whether the loop is still there.
@@ -143,6 +143,7 @@ def from_thread_run(
     if caller.token.why is not None and async_kind(func) == "a coroutine function":
         raise caller.cancellation()  # At once. Another function is called all the same.
     values = copy_context()
+    name_library(values, "asyncio")
     context = values.copy()
     try:
         return FromThreadCall(loop, caller, func, context).run(post)
