@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import importlib.util
 import logging
 import pickle
 import signal
@@ -16,7 +17,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
-import anyio.from_thread
 import pytest
 from helpers.loops import LoopKind, on_every_loop, on_one_loop
 from helpers.places import assert_is_whole, in_block_of, on_loop_thread, place
@@ -331,12 +331,19 @@ def as_sniffio() -> None:
 
 REMEDIES: list[tuple[str, Callable[[], object], str]] = [
     ("asyncio", asyncio.get_running_loop, "async with eventloop():"),
-    ("anyio", anyio.get_current_task, "async with eventloop():"),
     ("sniffio", as_sniffio, "async with eventloop():"),
-    ("from_thread", lambda: anyio.from_thread.run_sync(int), "exec_in_eventloop(func)"),
     ("signal", lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN), "asyncio.timeout()"),
     ("wrapped", wrapped(asyncio.get_running_loop), "async with eventloop():"),
 ]
+if importlib.util.find_spec("anyio") is not None:
+    import anyio.from_thread
+
+    REMEDIES += [
+        ("anyio", anyio.get_current_task, "async with eventloop():"),
+        ("from_thread.run_sync", lambda: anyio.from_thread.run_sync(int), "exec_in_eventloop("),
+        ("from_thread.run", lambda: anyio.from_thread.run(anyio.sleep, 0), "exec_in_eventloop("),
+        ("from_thread.check_cancelled", anyio.from_thread.check_cancelled, "check_cancelled()"),
+    ]
 
 
 @on_one_loop

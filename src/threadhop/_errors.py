@@ -193,7 +193,8 @@ REMEDY_OF_FACADE = (
 )
 REMEDY_OF_CALLBACK = (
     "This was raised in the body of 'async with threadpool()', whose worker thread belongs to "
-    "threadhop. To call the event loop: exec_in_eventloop(func), or async with eventloop():"
+    "threadhop. To see a cancellation: check_cancelled(). To call the event loop: "
+    "exec_in_eventloop(func), or async with eventloop():"
 )
 REMEDY_OF_SIGNAL = (
     "This was raised in the body of 'async with threadpool()', which runs on a worker thread. To "

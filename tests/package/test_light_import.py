@@ -34,6 +34,47 @@ def test_the_import_asks_for_no_optional_library() -> None:
     assert (child.returncode, child.stdout.split()) == (0, []), child.stderr
 
 
+def test_blocks_and_calls_run_where_no_other_library_is_installed() -> None:
+    child = run_in_child(
+        """
+        import sys
+
+        class Blocker:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] in {"anyio", "sniffio", "trio", "uvloop"}:
+                    raise ModuleNotFoundError(name)
+
+        sys.meta_path.insert(0, Blocker())
+        import asyncio, threading
+        from threadhop import *
+
+        async def double(number):
+            await asyncio.sleep(0)
+            return 2 * number
+
+        async def main():
+            here = threading.get_ident()
+            async with threadpool():
+                assert threading.get_ident() != here
+                async with eventloop():
+                    assert threading.get_ident() == here
+                assert exec_in_eventloop(double, 1) == 2
+            assert await exec_in_executor(None, double, 2) == 4
+            async with AsyncExecutor(WorkerPool(1)) as executor:
+                assert await executor.run(str, 1) == "1"
+                try:
+                    async with asyncio.timeout(0.01), threadpool(executor.wrapped):
+                        while True:
+                            check_cancelled()
+                except TimeoutError:
+                    print("cancelled")
+
+        asyncio.run(main())
+        """
+    )
+    assert (child.stdout, child.stderr, child.returncode) == ("cancelled\n", "", 0)
+
+
 def test_the_import_loads_nothing_but_itself() -> None:
     """Beside what is loaded anyway, and small modules, it loads modules of this package only."""
     child = run_in_child(
