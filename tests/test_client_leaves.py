@@ -16,7 +16,7 @@ from threadhop import threadpool
 
 REASON = "needs starlette and uvicorn, which are not installed"
 uvicorn: Any = pytest.importorskip("uvicorn", reason=REASON)
-pytest.importorskip("starlette", reason=REASON)
+pytest.importorskip("starlette.applications", reason=REASON)
 
 from starlette.applications import Starlette  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402

@@ -6,6 +6,7 @@ Each block that is marked ``python`` is a program of its own. The block after it
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
 #: A fenced block, wherever it is indented: its language, its text, and what stands after it.
 BLOCK = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```[ \t]*$", re.MULTILINE | re.DOTALL)
+IMPORT = re.compile(r"^(?:import|from) (\w+)", re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
@@ -60,6 +62,9 @@ PROGRAMS = [
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
 def test_a_program_prints_what_the_page_says(program: Program) -> None:
     """Word for word, and without a warning."""
+    for name in IMPORT.findall(program.source):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"needs {name}, which is not installed")
     child = run_in_child(program.source, deadline=30, options=["-W", "error"])
     assert (child.stdout, child.stderr, child.returncode) == (program.output, "", 0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from helpers.examples import Example
 
-pytest.importorskip("starlette", reason="needs Starlette, which is not installed")
+pytest.importorskip("starlette.applications", reason="needs Starlette, which is not installed")
 pytest.importorskip("uvicorn", reason="needs uvicorn, which is not installed")
 
 EXAMPLE = Example("anyio_service", "everybody was told, once, and nothing is left behind")
