@@ -43,7 +43,7 @@ threadhop.exec_in_eventloop = exec_in_eventloop
 import contextvars
 copy = contextvars.Context
 from threadhop import _call_job
-_call_job.copy_context = copy
+_call_job._copy_context = copy
 """,
         "LookupError",
     ),
