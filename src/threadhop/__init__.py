@@ -21,10 +21,11 @@ rooms, from the public face down; imports point down only, for types too:
   (the worker's own loop)
 - the event loops, ``_loops``; what a strand asks of one is in ``_interface.py``. asyncio's:
   ``_loops/_asyncio.py``, ``_loops/_attributes.py``, ``_loops/_entry_queue.py``,
-  ``_loops/_eventfd.py`` (wakes the loop),
-  ``_loops/_asyncio_futures.py``, ``_loops/_from_thread.py``, ``_loops/_default_executor.py``,
-  ``_loops/_anyio_scopes.py`` (tasks within cancel scopes of anyio's).
-  Another library is another file there
+  ``_loops/_eventfd.py`` (wakes the loop), ``_loops/_asyncio_futures.py``,
+  ``_loops/_from_thread.py``, ``_loops/_default_executor.py``, ``_loops/_anyio_scopes.py`` (tasks
+  within cancel scopes of anyio's). trio's, loaded when it runs: ``_loops/_trio.py``,
+  ``_loops/_trio_suspension.py``, ``_loops/_trio_calls.py``, ``_loops/_trio_futures.py``,
+  ``_loops/_trio_traps.py``
 - where jobs wait: ``_executors.py`` (the way to a worker), ``_away.py`` (workers that wait for a
   task), ``_pool`` (``WorkerPool``): ``_pool/_limited_view.py``, ``_pool/_threads.py``,
   ``_pool/_permits.py`` (who may work), ``_pool/_work_item.py``

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import contextlib
-import sys
-import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor
@@ -15,63 +12,23 @@ from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from ._call_job import CallJob
-from ._errors import NO_RUNNING_LOOP, NO_TRIO
+from ._errors import NO_RUNNING_LOOP
 from ._functions import check_callable, check_executor
-from ._loops import running_loop
-from ._loops._anyio_scopes import is_in_scope, shielded_wait
-from ._loops._asyncio import loop_of
-from ._loops._asyncio_futures import AbandoningFuture, WaitingFuture
+from ._loops import caller_here, library_here
 
 P = ParamSpec("P")
 T = TypeVar("T")
 E = TypeVar("E", bound=Executor)
 
 
-def _backend(backend: str | None) -> str:
-    """The name of the kind of loop that runs here, which *backend* may have fixed."""
-    if backend is None:
-        if running_loop() is not None:
-            return "asyncio"
-        trio = sys.modules.get("trio")
-        if trio is None or not trio.lowlevel.in_trio_run():
-            raise RuntimeError(NO_RUNNING_LOOP.format(name="AsyncExecutor"))
-        backend = "trio"
-    if backend == "trio":
-        raise NotImplementedError(NO_TRIO)
-    return backend
-
-
 def _check_backend(backend: str | None) -> None:
     if backend not in (None, "asyncio", "trio"):
         raise ValueError(f"backend must be None, 'asyncio' or 'trio', not {backend!r}")
-    if backend == "trio":
-        raise NotImplementedError(NO_TRIO)
-
-
-def _running_loop(name: str) -> asyncio.AbstractEventLoop:
-    loop = running_loop()
-    if loop is None:
-        raise RuntimeError(NO_RUNNING_LOOP.format(name=name))
-    return loop
 
 
 def _if_asked(cancel_futures: bool) -> dict[str, bool]:
     """Not every executor knows it (Dask's, loky's)."""
     return {"cancel_futures": True} if cancel_futures else {}
-
-
-async def _wait_for(future: AbandoningFuture) -> Any:
-    """Await *future*; what a cancelled call raised becomes the context of the cancellation."""
-    try:
-        if isinstance(future, WaitingFuture) and is_in_scope():
-            return await shielded_wait(future)
-        return await future
-    except asyncio.CancelledError as exc:
-        if isinstance(future, WaitingFuture) and future.late_error not in (None, exc):
-            exc.__context__ = future.late_error
-        raise
-    finally:
-        del future
 
 
 class AsyncExecutor(Generic[E]):
@@ -80,7 +37,7 @@ class AsyncExecutor(Generic[E]):
     Args:
         executor: Any ``concurrent.futures.Executor``: threads, process pools, subinterpreters, and
             clusters that speak that interface.
-        backend: "asyncio", or None: found at each call. ("trio" is yet to come.)
+        backend: "asyncio", "trio", or None: found at each call.
         handle_contexts: Whether functions that run on threads of this process see a copy of the
             caller's context variables.
 
@@ -90,7 +47,6 @@ class AsyncExecutor(Generic[E]):
     Raises:
         TypeError: if *executor* is none.
         ValueError: for another backend.
-        NotImplementedError: for "trio", until it is there.
 
     .. versionadded:: 0.1
     """
@@ -118,7 +74,10 @@ class AsyncExecutor(Generic[E]):
         Raises:
             RuntimeError: if none was given, and no loop runs here.
         """
-        return _backend(self._backend)
+        library = library_here(self._backend)
+        if library is None:
+            raise RuntimeError(NO_RUNNING_LOOP.format(name="AsyncExecutor"))
+        return library
 
     @overload
     async def run(
@@ -136,7 +95,8 @@ class AsyncExecutor(Generic[E]):
         Cancellation: a call that has not begun is taken back, and CancelledError comes at once. A
         call that runs is waited for: on a thread of this process ``check_cancelled()`` raises in
         it, and a coroutine is cancelled; when the call has ended, CancelledError is raised,
-        whatever the call returned or raised (its error is the ``__context__``).
+        whatever the call returned or raised (its error is the ``__context__``). On trio it is
+        ``trio.Cancelled``; there a coroutine runs under ``trio.run``.
 
         Raises:
             TypeError: if *func* is not callable.
@@ -144,16 +104,17 @@ class AsyncExecutor(Generic[E]):
             concurrent.futures.CancelledError: if the executor drops the call.
             BaseException: whatever *func* raises; StopIteration as RuntimeError.
         """
-        return await _wait_for(self._start(func, args, kwargs))
-
-    def _start(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> AbandoningFuture:
         check_callable("AsyncExecutor.run()", func)
-        _backend(self._backend)
-        loop = _running_loop("AsyncExecutor.run()")
+        loop, kind = caller_here(self._backend, "AsyncExecutor.run()")
+        if kind.checkpoint is not None:
+            await kind.checkpoint()
         call = CallJob(self._executor, loop, func, args, kwargs, self._handle_contexts)
-        return call.start(WaitingFuture)
+        return await call.start(kind).wait()
+
+    def _start(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """A call of ``map``: the future that waits for it."""
+        loop, kind = caller_here(self._backend, "AsyncExecutor.map()")
+        return CallJob(self._executor, loop, func, args, {}, self._handle_contexts).start(kind)
 
     @overload
     def map(
@@ -206,20 +167,9 @@ class AsyncExecutor(Generic[E]):
         A thread of its own waits for that. A task that is cancelled stops waiting; the executor is
         shut down all the same.
         """
-        _backend(self._backend)
-        loop = _running_loop("AsyncExecutor.shutdown()")
-        done = _ShutDown(loop)
-        home = loop_of(loop)
-
-        def shut_down() -> None:
-            try:
-                self._executor.shutdown(wait=True, **_if_asked(cancel_futures))
-            except BaseException as exc:
-                done.error = exc
-            home.deliver_soon(done)  # After the results that came before.
-
-        threading.Thread(target=shut_down, name="threadhop-shutdown").start()
-        await done.future
+        loop, kind = caller_here(self._backend, "AsyncExecutor.shutdown()")
+        shut_down = partial(self._executor.shutdown, wait=True, **_if_asked(cancel_futures))
+        await kind.run_in_thread(loop, shut_down, "threadhop-shutdown")
 
     def shutdown_nowait(self, *, cancel_futures: bool = False) -> None:
         """Shut the executor down, and do not wait: ``executor.shutdown(wait=False)``."""
@@ -237,38 +187,18 @@ class AsyncExecutor(Generic[E]):
         await self.shutdown()
 
 
-class _ShutDown:
-    """Tells the task that waits for it that the executor has shut down."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.future: asyncio.Future[None] = loop.create_future()
-        self.error: BaseException | None = None
-
-    def deliver(self) -> None:
-        """In a callback of the loop."""
-        if self.future.done():
-            return
-        if self.error is None:
-            self.future.set_result(None)
-        else:
-            self.future.set_exception(self.error)
-
-    def abandon(self) -> None:
-        """Nobody waited for it: the loop is closed."""
-
-
 class _Calls:
     """The calls of one ``map`` that were started, and whose results were not taken."""
 
     def __init__(
         self,
-        start: Callable[[tuple[Any, ...], dict[str, Any]], AbandoningFuture],
+        start: Callable[[tuple[Any, ...]], Any],
         arguments: Iterator[tuple[Any, ...]],
         buffersize: int | None,
     ) -> None:
         self._start = start
         self._arguments = arguments
-        self._futures: deque[AbandoningFuture] = deque()
+        self._futures: deque[Any] = deque()
         try:
             while buffersize is None or len(self._futures) < buffersize:
                 if not self._start_next():
@@ -279,7 +209,7 @@ class _Calls:
 
     def _start_next(self) -> bool:
         for args in self._arguments:
-            self._futures.append(self._start(args, {}))
+            self._futures.append(self._start(args))
             return True
         return False
 
@@ -307,9 +237,8 @@ class _Calls:
     async def _next_result(self) -> Any:
         self._start_next()
         future = self._futures.popleft()
-        if isinstance(future, WaitingFuture):
-            future.on_cancel_request = self.take_back
-        return await _wait_for(future)
+        future.on_cancel_request = self.take_back
+        return await future.wait()
 
 
 async def unwrap_future(future: concurrent.futures.Future[T], backend: str | None = None) -> T:
@@ -321,7 +250,7 @@ async def unwrap_future(future: concurrent.futures.Future[T], backend: str | Non
 
     Args:
         future: Any ``concurrent.futures.Future``.
-        backend: "asyncio", or None: found at the call. ("trio" is yet to come.)
+        backend: "asyncio", "trio", or None: found at the call.
 
     Raises:
         TypeError: if *future* is none.
@@ -333,7 +262,6 @@ async def unwrap_future(future: concurrent.futures.Future[T], backend: str | Non
     if not isinstance(future, concurrent.futures.Future):
         raise TypeError(f"unwrap_future() takes a concurrent.futures.Future, not {future!r}")
     _check_backend(backend)
-    _backend(backend)
-    loop = _running_loop("unwrap_future()")
-    result: T = await _wait_for(CallJob.of_future(future, loop))
+    loop, kind = caller_here(backend, "unwrap_future()")
+    result: T = await CallJob.of_future(future, loop, kind).wait()
     return result

@@ -23,7 +23,7 @@ from ._errors import (
     WORKER_GONE,
     add_remedy,
 )
-from ._loops import current_strand, current_strand_or_none, running_loop
+from ._loops import current_strand, current_strand_or_none, is_on_loop
 from ._pool import WorkerPool
 from ._pool._limited_view import LimitedView
 from ._strand import Strand
@@ -120,6 +120,8 @@ class eventloop:  # noqa: N801 - reads like a keyword
     parts that wait for work of the same executor, they wait in a circle; a cancellation or a
     timeout ends that. Give such blocks a pool of their own.
 
+    On trio all of this is the same, and the error is ``trio.Cancelled``.
+
     Raises:
         RuntimeError: at entry, in a thread that works for no event loop. At the exit, in another
             event loop than the one that entered, or in a task for which the worker waits in
@@ -140,7 +142,7 @@ class eventloop:  # noqa: N801 - reads like a keyword
         strand = current_strand_or_none()
         if strand is not None and strand.entries:
             return strand.enter_loop_part(self._part, sys._getframe(1))
-        if running_loop() is None:
+        if not is_on_loop():
             raise RuntimeError(NO_LOOP_PART)
         return stay()
 
@@ -209,7 +211,7 @@ def threadpool(executor: Any = None) -> Any:
     Args:
         executor: An instance of ``concurrent.futures.Executor`` that runs threads of this
             process. None: the one given to ``configure()``, else the default executor of the
-            loop.
+            loop; on trio a pool that the library shares.
 
     The block keeps no state. Many tasks may use it at once, again and again, and nest it: in a
     block of the same executor a block stays on the thread where it is; in a block of another
@@ -222,6 +224,7 @@ def threadpool(executor: Any = None) -> Any:
     once, and the body never runs. A task that is cancelled while the body runs gets it at the exit
     of the block, after the body has come to its end: a thread is never abandoned. An error of the
     body is the context of that CancelledError; a KeyboardInterrupt or SystemExit of the body wins.
+    On trio it is ``trio.Cancelled``, and entry and exit are checkpoints.
 
     As a decorator, ``@threadpool``, ``@threadpool()`` or ``@threadpool(executor)``, it makes a
     plain function, bound method, builtin or partial awaitable: see ``ThreadpoolFunction``.

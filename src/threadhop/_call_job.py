@@ -32,10 +32,9 @@ from ._errors import DROPPED, LOOP_RUNS_HERE, NO_CALLER, RESULT_LOST, STOP_ITERA
 from ._executors import submit
 from ._job import current, events
 from ._libraries import when_loaded
-from ._loops._asyncio import AsyncioLoop, loop_of
-from ._loops._asyncio_futures import AbandoningFuture, ThreadFuture, WaitingFuture
+from ._loops._asyncio import loop_of
+from ._loops._asyncio_futures import ThreadFuture
 from ._loops._attributes import LOOP
-from ._loops._from_thread import from_thread_run
 from ._outcome import Outcome
 from ._remote import RemoteCall, explain_pickling
 from ._thread_loop import loop_of_this_thread, offer_thread_event_loop
@@ -91,7 +90,7 @@ class CallJob:
     def __init__(
         self,
         executor: Any,
-        loop: AbstractEventLoop | None,
+        loop: Any,
         func: Callable[..., Any] | None,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -99,12 +98,13 @@ class CallJob:
     ) -> None:
         #: None if the user has started the call.
         self.executor = executor
-        #: The loop that it was called from, and the entry queue of that.
+        #: The loop that it was called from (an asyncio loop, or a ``TrioLoop``), and its queue.
         self._loop = loop
-        self._queue: AsyncioLoop | None = None
+        self._queue: Any = None
         if loop is not None:
             self._queue = getattr(loop, LOOP, None) or loop_of(loop)
-        self._future: AbandoningFuture | ThreadFuture | None
+        #: That of the library of the loop, or one of threads.
+        self._future: Any
         #: None when it is not needed any more.
         self._func: Any = func
         self._args = args
@@ -113,7 +113,7 @@ class CallJob:
 
     # In the thread that makes the call.
 
-    def start(self, kind: type[AbandoningFuture]) -> AbandoningFuture:
+    def start(self, kind: Callable[..., Any]) -> Any:
         """In the loop thread: submit the call. Raises what the executor raises."""
         future = self._future = kind(loop=self._loop)
         future.call = self
@@ -135,19 +135,17 @@ class CallJob:
 
     @classmethod
     def of_future(
-        cls, theirs: concurrent.futures.Future[Any], loop: AbstractEventLoop
-    ) -> WaitingFuture:
+        cls, theirs: concurrent.futures.Future[Any], loop: Any, kind: Callable[..., Any]
+    ) -> Any:
         """In the loop thread: the user has started the call, and *theirs* has its outcome."""
         call = cls(None, loop, None, (), {}, False)
         call._future_of_executor = theirs
-        future = call._future = WaitingFuture(loop=loop)
+        future = call._future = kind(loop=loop)
         future.call = call
         theirs.add_done_callback(call.is_done)
         return future
 
-    def _raise_unless_claimed(
-        self, exc: BaseException, future: AbandoningFuture | ThreadFuture
-    ) -> None:
+    def _raise_unless_claimed(self, exc: BaseException, future: Any) -> None:
         """While *exc* is handled: raise it, unless it comes too late."""
         try:
             # An executor may raise although a worker has the call already, and makes it.
@@ -260,7 +258,7 @@ class CallJob:
             # be finalized there.
             self._value = value
             self._error = error
-            self._queue.post(self, self._loop)  # type: ignore[union-attr, arg-type]
+            self._queue.post(self, self._loop)
             return
         future, self._future = self._future, None
         try:
@@ -311,6 +309,8 @@ class CallJob:
                 result = context.run(self._func)
             if hasattr(result, "send") and isinstance(result, Coroutine):
                 run = self._run_coroutine
+                if self._queue is not None and self._queue.run_coroutine is not None:
+                    run = partial(self._queue.run_coroutine, self.token)
                 result = run(result) if context is None else context.run(run, result)
         except BaseException as exc:
             result, error = None, without_stop_iteration(exc)
@@ -352,18 +352,28 @@ class CallJob:
         return self._queue is None or self._queue.is_gone()
 
     def run_on_loop(self, func: Callable[[], Any]) -> Any:
-        if self._queue is None or self._loop is None:
+        if self._queue is None:
             raise RuntimeError(NO_CALLER)
-        return from_thread_run(self._queue.post, self._loop, self, func, {})
+        return self._queue.run(self, func, {})
 
     def cancellation(self) -> BaseException:
-        return asyncio.CancelledError(*(self.token.why or ()))
+        why = self.token.why or ()
+        if self._queue is None:
+            return asyncio.CancelledError(*why)
+        error: BaseException = self._queue.cancellation(why)
+        return error
+
+    @property
+    def future(self) -> Any:
+        """What waits for the call; None when it has ended."""
+        return self._future
 
     def where(self) -> str:
         return "a call" if self._func is None else f"the call of {name_of(self._func)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteCall, (self._func, self._args, self._kwargs)
+        library = "asyncio" if self._queue is None else self._queue.library
+        return RemoteCall, (self._func, self._args, self._kwargs, library)
 
 
 def _cancel(thread: int, loop: AbstractEventLoop, task: Task[Any], why: tuple[Any, ...]) -> None:

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from ._callables import async_kind, name_of
 from ._errors import GUARD_LEFT_ELSEWHERE, GUARDED, NOT_ASYNC
+from ._interface import Loop
 from ._loops import (
     current_strand,
     current_strand_or_none,
     job_here,
     raise_pending_cancellation,
-    running_loop,
 )
 from ._traps import OUTRANKS_CANCELLATION
 
@@ -35,8 +35,8 @@ def check_cancelled() -> None:
 
     Raises:
         asyncio.CancelledError: with the cancel message, once the task (of a block) or the future
-            (of a call) has been cancelled. Swallowing it does not help: the next check raises it
-            again, and so does the exit of the block.
+            (of a call) has been cancelled; on trio ``trio.Cancelled``. Swallowing it does not help:
+            the next check raises it again, and so does the exit of the block.
 
     On the loop it raises if a cancellation is pending, which the next ``await`` would raise, too.
     In a thread that works for no task ``check_cancelled()`` does nothing. It never waits.
@@ -45,9 +45,7 @@ def check_cancelled() -> None:
     """
     job = job_here()
     if job is None:
-        loop = running_loop()
-        if loop is not None:
-            raise_pending_cancellation(loop)
+        raise_pending_cancellation()
         return
     caller = job.caller
     if caller is not None and caller.token.why is not None:
@@ -93,8 +91,12 @@ class cancellation_guard:  # noqa: N801 - reads like a keyword
     that one too high if a child failed while the group waited at its end: a guard around such a
     group raises although nobody cancelled. Put the guard inside of the group.
 
+    On trio the guard raises if a scope around it was cancelled after it began, and still is at its
+    exit.
+
     Raises:
-        asyncio.CancelledError: as told above, in the thread where the guard ends.
+        asyncio.CancelledError: as told above, in the thread where the guard ends. On trio
+            ``trio.Cancelled``.
         RuntimeError: at entry, if no task runs here.
         TypeError: as a decorator, if the function is not a coroutine function.
 
@@ -149,7 +151,7 @@ class cancellation_guard:  # noqa: N801 - reads like a keyword
         if strand.job is None:
             # If the task has not even been told, its next await is where it learns it.
             await strand.loop.let_pending_cancellation_out()
-        args = _args_in_chain(exc, strand.loop.is_cancellation)
+        args = _why_in_chain(exc, strand.loop)
         if args is None and strand.token.count > guarded.seen_cancels:
             args = strand.token.last_why
         try:
@@ -158,18 +160,16 @@ class cancellation_guard:  # noqa: N801 - reads like a keyword
             del exc, traceback  # They refer to this frame.
 
 
-def _args_in_chain(
-    error: BaseException | None, is_cancellation: Callable[[BaseException], bool]
-) -> tuple[Any, ...] | None:
-    """The arguments of a cancellation that *error* was raised from, or while it was handled."""
+def _why_in_chain(error: BaseException | None, loop: Loop) -> Any:
+    """The *why* of a cancellation that *error* was raised from, or while it was handled."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
         error = waiting.pop()
         if error is None or id(error) in seen:
             continue
-        if is_cancellation(error):
-            return error.args
+        if loop.is_cancellation(error):
+            return loop.why(error)
         seen.add(id(error))
         waiting += (error.__context__, error.__cause__)
     return None

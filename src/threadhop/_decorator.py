@@ -16,7 +16,7 @@ from types import FunctionType
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
 from ._callables import name_of
-from ._loops import job_here, running_loop
+from ._loops import is_on_loop, job_here
 
 P = ParamSpec("P")
 P2 = ParamSpec("P2")
@@ -71,7 +71,7 @@ def decorated(
 
     @functools.wraps(func)
     def function(*args: Any, **kwargs: Any) -> Any:
-        if running_loop() is None or job_here() is not None:
+        if not is_on_loop() or job_here() is not None:
             return func(*args, **kwargs)
         coro: Any = call_in_block(args, kwargs)
         coro.__qualname__ = name  # A forgotten ``await`` names the user's function.

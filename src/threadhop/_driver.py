@@ -21,8 +21,12 @@ _AWAITED = ("cr_await", "gi_yieldfrom", "ag_await")
 #: As often may an awaitable into which nothing can be thrown go on by itself.
 BY_ITSELF = 100
 
-#: Frames of these folders only pass an await on; the user did not write it there.
-_PLUMBING = (os.path.dirname(os.__file__) + os.sep + "asyncio" + os.sep, os.path.dirname(__file__))
+#: Frames of these folders only pass an await on; the user did not write it there. Replaced as a
+#: whole, by the side of another library.
+plumbing: tuple[str, ...] = (
+    os.path.dirname(os.__file__) + os.sep + "asyncio" + os.sep,
+    os.path.dirname(__file__),
+)
 
 
 def step(
@@ -81,7 +85,7 @@ def _take_back(awaited: Any) -> None:
 
 def _can_throw(coro: object) -> bool:
     """Whether an error gets to the innermost await: each link of the chain has a ``throw``."""
-    return all(hasattr(link, "throw") for link in _links(coro) if hasattr(link, "__next__"))
+    return all(hasattr(link, "throw") for link in links(coro) if hasattr(link, "__next__"))
 
 
 def where_suspended(coro: object) -> str:
@@ -90,17 +94,17 @@ def where_suspended(coro: object) -> str:
     Or the name of the function, if that is compiled and has no frame.
     """
     found = "an unknown line"
-    for link in _links(coro):
+    for link in links(coro):
         frame = next((f for name in _FRAMES if (f := getattr(link, name, None)) is not None), None)
         if frame is not None and frame.f_lineno is not None:
-            if found == "an unknown line" or not frame.f_code.co_filename.startswith(_PLUMBING):
+            if found == "an unknown line" or not frame.f_code.co_filename.startswith(plumbing):
                 found = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         elif any(hasattr(link, name) for name in _AWAITED):
             found = f"an unknown line of {name_of(link)}"
     return found
 
 
-def _links(awaitable: Any) -> Iterator[Any]:
+def links(awaitable: Any) -> Iterator[Any]:
     """An await chain, the outermost coroutine first."""
     while awaitable is not None:
         yield awaitable

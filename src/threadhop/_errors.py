@@ -23,7 +23,7 @@ def report(text: str, logger: logging.Logger = log) -> None:
 
 NO_LOOP = (
     "'async with threadpool()' needs a running event loop, and there is none in this thread. "
-    "Run the coroutine in a task of a loop: asyncio.run(main())"
+    "Run the coroutine in a task of a loop: asyncio.run(main()), or trio.run(main)"
 )
 ALL_PARKED = (
     "all %d workers of %r are parked: their tasks are away in eventloop() parts, or in blocks of "
@@ -61,7 +61,8 @@ NOT_ASYNC = (
 NO_CALLER = (
     "exec_in_eventloop() was called in a thread that works for no event loop. Call it in the body "
     "of a block, or in a function run by exec_in_executor(); elsewhere: "
-    "asyncio.run_coroutine_threadsafe(coroutine, loop).result()"
+    "asyncio.run_coroutine_threadsafe(coroutine, loop).result(), or "
+    "trio.from_thread.run(func, trio_token=token)"
 )
 ON_LOOP_THREAD = (
     "exec_in_eventloop() would block this event loop, which it is called on. Call the function, "
@@ -94,7 +95,14 @@ NO_RUNNING_LOOP = (
     "{name} needs a running event loop. Call it from a coroutine, or use "
     "exec_in_executor_threading_future(), which needs none"
 )
-NO_TRIO = "AsyncExecutor does not run on trio yet. Use asyncio, or trio.to_thread.run_sync()"
+NO_TRIO_RUN = (
+    "{name} with backend='trio' needs a task of trio, and none runs here. Call it from a coroutine "
+    "under trio.run(), or leave the backend out"
+)
+ASYNCIO_ONLY = (
+    "{name} returns a future of asyncio, and trio runs here, which has none. Await the call: "
+    "await AsyncExecutor(executor).run(func)"
+)
 FORGOT_CALL_OF = "{name} takes an instance of {kind}, not the class: did you forget ()?"
 NOT_AN_EXECUTOR_FOR = "{name} takes a concurrent.futures.Executor, not {got}"
 NOT_CALLABLE = "{name} takes a function, not {got}"

@@ -13,6 +13,7 @@ function.
 from __future__ import annotations
 
 import sys
+import threading
 from _thread import LockType
 from concurrent.futures import Executor, ThreadPoolExecutor
 from concurrent.futures import thread as _standard
@@ -27,6 +28,19 @@ from ._pool._work_item import Job as WorkerJob
 
 #: Set by ``configure()``: the executor of blocks and calls that name none.
 configured: Executor | None = None
+
+_shared_pool_lock = threading.Lock()
+#: Made by the first who needs it, guarded by the lock; ends with the process.
+_shared: list[WorkerPool] = []
+
+
+def shared_pool() -> Executor:
+    """The library's own, for those that have no other: it ends with the process."""
+    with _shared_pool_lock:
+        if not _shared:
+            _shared.append(WorkerPool(thread_name_prefix="threadhop"))
+        return _shared[0]
+
 
 _OF_MODULE = ("_global_shutdown_lock", "_shutdown")
 _OF_EXECUTOR = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
-import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar, overload
@@ -13,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 from . import _away, _executors
 from ._call_job import CallJob
 from ._errors import (
+    ASYNCIO_ONLY,
     FORGOT_CALL_OF,
     NO_CALLER,
     NO_RUNNING_LOOP,
@@ -20,10 +20,9 @@ from ._errors import (
     NOT_CALLABLE,
     ON_LOOP_THREAD,
 )
-from ._loops import job_here, running_loop
+from ._loops import is_on_loop, job_here, running_loop, trio_here
 from ._loops._asyncio_futures import AbandoningFuture
 from ._loops._default_executor import default_executor_of
-from ._pool import WorkerPool
 from ._traps import need_frames
 
 P = ParamSpec("P")
@@ -46,7 +45,8 @@ def check_callable(name: str, func: object) -> None:
 def configure(*, executor: Executor | None = None) -> None:
     """Set the executor that blocks and calls of this process use where none is named.
 
-    None removes it: then blocks and calls use the default executor of the loop again. The setting
+    None removes it: then blocks and calls use the default executor of the loop again (on trio a
+    pool that the library shares). The setting
     concerns what is entered or called from now on, in every thread; nobody shuts the old or the new
     executor down.
 
@@ -104,7 +104,8 @@ def exec_in_executor(
 
     Raises:
         TypeError: at the call, if *executor* is no executor or *func* not callable.
-        RuntimeError: at the call, if no loop runs, or if the executor was shut down.
+        RuntimeError: at the call, if no asyncio loop runs, or if the executor was shut down. On
+            trio ``await AsyncExecutor(executor).run(func)`` is the way.
         BaseException: from the future, whatever *func* raises; StopIteration as RuntimeError,
             ``concurrent.futures.CancelledError`` if the executor dropped the call, a TypeError that
             names the part that cannot be pickled.
@@ -118,12 +119,14 @@ def exec_in_executor(
         check_callable("exec_in_executor()", func)
     loop = running_loop()
     if loop is None:
-        raise RuntimeError(NO_RUNNING_LOOP.format(name="exec_in_executor()"))
+        text = NO_RUNNING_LOOP if trio_here() is None else ASYNCIO_ONLY
+        raise RuntimeError(text.format(name="exec_in_executor()"))
     if executor is None:
         executor = _executors.configured
         if executor is None:
             executor = default_executor_of(loop)
-    return CallJob(executor, loop, func, args, kwargs, True).start(AbandoningFuture)
+    call = CallJob(executor, loop, func, args, kwargs, True)
+    return call.start(AbandoningFuture)  # type: ignore[no-any-return]
 
 
 @overload
@@ -163,24 +166,16 @@ def exec_in_executor_threading_future(
     if executor is not None:
         check_executor("exec_in_executor_threading_future()", executor)
     check_callable("exec_in_executor_threading_future()", func)
-    loop = running_loop()
+    trio = trio_here()
+    loop: Any = running_loop() if trio is None else trio.loop_here()
     if executor is None:
         executor = _executors.configured
         if executor is None:
-            executor = _shared_pool() if loop is None else default_executor_of(loop)
+            if loop is None or trio is not None:
+                executor = _executors.shared_pool()
+            else:
+                executor = default_executor_of(loop)
     return CallJob(executor, loop, func, args, kwargs, True).start_for_threads()
-
-
-_shared_pool_lock = threading.Lock()
-#: Made by the first who needs it, guarded by the lock; ends with the process.
-_shared: list[WorkerPool] = []
-
-
-def _shared_pool() -> Executor:
-    with _shared_pool_lock:
-        if not _shared:
-            _shared.append(WorkerPool(thread_name_prefix="threadhop"))
-        return _shared[0]
 
 
 @overload
@@ -202,8 +197,9 @@ def exec_in_eventloop(func: Callable[..., Any], /, *args: Any, **kwargs: Any) ->
         async with eventloop():
             result = await func(*args, **kwargs)      # or func(*args, **kwargs)
 
-    except that a coroutine runs in a task of its own. A plain function runs in a callback of the
-    loop: it must not block.
+    except that on asyncio a coroutine runs in a task of its own. A plain function runs in a
+    callback of the loop: it must not block. On trio both run in the task that the worker works for,
+    as with ``trio.from_thread.run``.
 
     *func* sees the context variables of the caller; those that it sets hold after it.
 
@@ -211,8 +207,9 @@ def exec_in_eventloop(func: Callable[..., Any], /, *args: Any, **kwargs: Any) ->
 
     Cancellation: when the task of the block is cancelled, or the future that
     ``exec_in_executor`` returned, the task of the coroutine is cancelled with it, and the
-    CancelledError is raised here; at once if that happened before. A plain function goes through
-    also then: the ``finally`` of a cancelled body can tell the loop something.
+    CancelledError (trio: Cancelled) is raised here; at once if that happened before. A plain
+    function goes through also then: the ``finally`` of a cancelled body can tell the loop
+    something.
 
     Raises:
         TypeError: if *func* is not callable.
@@ -224,7 +221,7 @@ def exec_in_eventloop(func: Callable[..., Any], /, *args: Any, **kwargs: Any) ->
     """
     check_callable("exec_in_eventloop()", func)
     job = job_here()
-    if job is None and running_loop() is not None:
+    if job is None and is_on_loop():
         raise RuntimeError(ON_LOOP_THREAD)
     caller = None if job is None else job.caller
     if job is None or caller is None:

@@ -45,7 +45,7 @@ class Suspension(ABC):
 class LoopSuspension(Suspension):
     """A task that is suspended on its loop while it is away: from its departure to its return.
 
-    The object itself is what the coroutine yields to the loop. Its duties:
+    What the coroutine yields to the loop leads the loop to this object. Its duties:
 
     - when the coroutine is suspended: set ``strand.coro``, call ``strand.leave_loop()``; if that
       raises, ``strand.leaving_failed(error)``
@@ -81,14 +81,20 @@ class Loop(ABC):
 
     __slots__ = ()
 
-    #: As ``sys.get_asyncgen_hooks()`` gives them on the loop thread.
+    #: For the threads that run code of its tasks: as ``sys.set_asyncgen_hooks()`` takes them.
     asyncgen_hooks: tuple[Any, ...]
+    #: The name of the library, as users write it.
+    library: str
+    #: Runs a coroutine to its end, in the worker of the call that comes first. None: an asyncio
+    #: loop of the thread's own does.
+    run_coroutine: Callable[[Any, Coroutine[Any, Any, Any]], Any] | None = None
 
     @abstractmethod
-    def suspend(self, strand: AnyStrand) -> LoopSuspension:
-        """In the coroutine, on the loop: what the task yields to wait.
+    def suspend(self, strand: AnyStrand) -> object:
+        """In the coroutine, on the loop: return what the task yields to wait.
 
-        Once the task is suspended the loop calls ``strand.leave_loop()``.
+        Sets ``strand.suspension``. Once the task is suspended the loop calls
+        ``strand.leave_loop()``.
         """
 
     @abstractmethod
@@ -115,7 +121,7 @@ class Loop(ABC):
         """A new error of the kind by which this loop cancels.
 
         *why* is what the loop handed to ``CancelToken.request`` (asyncio: the arguments of a
-        CancelledError), or a message.
+        CancelledError; trio: what raises the Cancelled), or a message.
         """
 
     @abstractmethod
@@ -135,8 +141,8 @@ class Loop(ABC):
         """In the coroutine, on the loop: raise a cancellation that the task was not told yet."""
 
     @abstractmethod
-    def run(self, strand: AnyStrand, func: Callable[[], Any], tokens: Tokens) -> Any:
-        """In a worker of *strand*: call *func* on the loop, and wait.
+    def run(self, caller: Any, func: Callable[[], Any], tokens: Tokens) -> Any:
+        """In a worker of *caller*, a ``_job.Caller``: call *func* on the loop, and wait.
 
         *tokens* belongs to the current Context.
         """
@@ -160,7 +166,7 @@ class AnyStrand(Protocol):
     calling: Any
 
     # In the coroutine.
-    def suspend_on_loop(self) -> LoopSuspension: ...
+    def suspend_on_loop(self) -> object: ...
     def turn_back(self, error: BaseException) -> Generator[Any, None, None]: ...
     def cancellation(self, why: Any = None) -> BaseException: ...
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVarTuple
 from ._callables import name_of
 from ._cancel_token import CancelToken
 from ._errors import IS_OPEN, NOT_CALLABLE, ON_CANCEL_FAILED, ON_CANCEL_ON_LOOP, report
-from ._loops import job_here, running_loop
+from ._loops import is_on_loop, job_here
 
 Args = TypeVarTuple("Args")
 
@@ -73,7 +73,7 @@ class on_cancel:  # noqa: N801 - reads like a keyword
         if self._is_open:
             raise RuntimeError(IS_OPEN)
         job = job_here()
-        if job is None and running_loop() is not None:
+        if job is None and is_on_loop():
             raise RuntimeError(ON_CANCEL_ON_LOOP)
         caller = None if job is None else job.caller
         self._is_open = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -23,16 +24,24 @@ class RemoteCall:
     """A call in another process or interpreter."""
 
     def __init__(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        library: str = "asyncio",
     ) -> None:
         self.func = func
         self.args = args
         self.kwargs = kwargs
+        #: Of the caller: it runs a coroutine.
+        self.library = library
 
     def __call__(self) -> Any:
         try:
             result = self.func(*self.args, **self.kwargs)
             if isinstance(result, Coroutine):
+                if self.library == "trio":
+                    return importlib.import_module("trio").run(_await, result)
                 return asyncio.run(_await(result))
         except BaseException as exc:
             # Tells it from an error of the way, and travels with the exception.

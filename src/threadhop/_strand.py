@@ -74,7 +74,7 @@ class Strand:
     )
 
     loop: Loop
-    #: What the task yielded to its loop, from its departure to its return; else None.
+    #: What the loop resumes the task by, from its departure to its return; else None.
     suspension: LoopSuspension | None
     #: The job of the worker that drives the coroutine; None: the loop does. Written by the driver.
     job: BlockJob | None
@@ -138,8 +138,8 @@ class Strand:
         self.entering = manager
         self.new_entries = None
         if origin is None:
-            suspension: Suspension = self.suspend_on_loop()
-            mark: object = suspension
+            mark = self.suspend_on_loop()
+            suspension: Any = self.suspension
         elif self.token.why is None:
             suspension = WorkerSuspension(origin, self)
             mark = self
@@ -202,10 +202,10 @@ class Strand:
             self.token.meet_again(self.loop.why(error))
         return leave(self, self.suspend_on_loop(), error)
 
-    def suspend_on_loop(self) -> LoopSuspension:
+    def suspend_on_loop(self) -> object:
+        """Return what the coroutine yields."""
         self.variables.leave_loop()
-        self.suspension = suspension = self.loop.suspend(self)
-        return suspension
+        return self.loop.suspend(self)
 
     def _must_meet_again(self, error: BaseException, entry: Entry) -> bool:
         """Whether *error*, which leaves a loop part, is the task's own cancellation.

@@ -9,7 +9,7 @@ The scope lives exactly as long as the suspension that has opened it. It is open
 the task that suspends it, and closed by ``deliver``, before the task goes on: so a loop part is
 cancelled by level again, and whoever leaves a generator closes no scope of another task.
 
-A call that is waited for to its end has a scope of the same kind: see ``shielded_wait``.
+A call that is waited for to its end has a scope of the same kind: see ``_shielded``.
 
 Only public names of anyio are used, if its asyncio side is loaded: the program has imported it.
 ``is_in_scope`` has the one exception.
@@ -22,7 +22,7 @@ import contextlib
 import math
 import sys
 from asyncio import Task
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any
 
@@ -164,7 +164,11 @@ class ScopedSuspension(AsyncioSuspension):
 begins_unseen(ScopedSuspension.add_done_callback)
 
 
-async def shielded_wait(future: WaitingFuture) -> Any:
+def _within_scopes(future: WaitingFuture) -> Awaitable[Any]:
+    return _shielded(future) if is_in_scope() else future
+
+
+async def _shielded(future: WaitingFuture) -> Any:
     """Await *future*, within a scope. A cancel that does not end the wait shields that."""
     anyio: Any = sys.modules["anyio"]
     try:
@@ -231,6 +235,9 @@ class _ToClose:
 
 def _begin() -> None:
     _asyncio.new_suspension = _new_suspension
+
+
+WaitingFuture.within_scopes = _within_scopes  # type: ignore[assignment, method-assign]
 
 
 if hasattr(asyncio, "_enter_task") and hasattr(asyncio, "_leave_task"):

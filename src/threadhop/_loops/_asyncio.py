@@ -51,10 +51,9 @@ def current_task(loop: AbstractEventLoop) -> Task[Any] | None:
     return asyncio.current_task(loop) or _py_current_task(loop)
 
 
-def raise_pending_cancellation(loop: AbstractEventLoop) -> None:
+def raise_pending_cancellation_of(task: object) -> None:
     """In the loop thread: what the next ``await`` would raise."""
-    task = current_task(loop)
-    if task is not None and getattr(task, "_must_cancel", False):
+    if getattr(task, "_must_cancel", False):
         message = getattr(task, "_cancel_message", None)
         raise asyncio.CancelledError(*(() if message is None else (message,)))
 
@@ -113,6 +112,8 @@ class AsyncioLoop(EntryQueue, Loop):
 
     __slots__ = ("_loop", "_thread", "asyncgen_hooks")
 
+    library = "asyncio"
+
     def __init__(self, loop: AbstractEventLoop) -> None:
         super().__init__(loop)
         self._loop = weakref.ref(loop)
@@ -128,6 +129,7 @@ class AsyncioLoop(EntryQueue, Loop):
         suspension._loop = events._get_running_loop()  # type: ignore[assignment]
         suspension._strand = strand
         suspension._wakeup = None
+        strand.suspension = suspension
         return suspension
 
     def deliver_soon(self, entry: Posted) -> None:
@@ -182,10 +184,10 @@ class AsyncioLoop(EntryQueue, Loop):
         if loop is not None and getattr(current_task(loop), "_must_cancel", False):
             await checkpoint()
 
-    def run(self, strand: AnyStrand, func: Callable[[], Any], tokens: Tokens) -> Any:
+    def run(self, caller: Any, func: Callable[[], Any], tokens: Tokens) -> Any:
         loop = self._loop()
-        assert loop is not None, "the task refers to it"
-        return from_thread_run(self.post, loop, strand, func, tokens)
+        assert loop is not None, "the task or the call refers to it"
+        return from_thread_run(self.post, loop, caller, func, tokens)
 
 
 #: For a driver that is no Task, and names none.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import threading
 from _thread import allocate_lock
-from collections.abc import Callable
+from asyncio import AbstractEventLoop
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from .._cancel_token import CancelToken
+from ._attributes import LOOP
 
 
 class Awaited(Protocol):
@@ -113,6 +116,10 @@ _set_exception = asyncio.Future.set_exception
 class WaitingFuture(AbandoningFuture):
     """Cancelled at once unless a worker has begun with the call; then when that has ended."""
 
+    #: Awaited before a call is started that will be awaited: nothing.
+    checkpoint: Any = None
+    #: For ``AsyncExecutor.shutdown``.
+    run_in_thread: Any
     #: The error of the call, although that was cancelled.
     late_error: BaseException | None = None
     _cancel_args: tuple[Any, ...] | None = None
@@ -136,6 +143,21 @@ class WaitingFuture(AbandoningFuture):
         call.deliver_again()
         return True
 
+    def within_scopes(self) -> Awaitable[Any]:
+        """Return what is awaited: itself. ``_anyio_scopes`` has another one."""
+        return self
+
+    async def wait(self) -> Any:
+        """Await it; what a cancelled call raised becomes the context of the cancellation."""
+        try:
+            return await self.within_scopes()
+        except asyncio.CancelledError as exc:
+            if self.late_error not in (None, exc):
+                exc.__context__ = self.late_error
+            raise
+        finally:
+            del self
+
     def settle(self, value: Any, error: BaseException | None) -> None:
         # From here on a signal handler's cancel() is one of a future without a call.
         self.call = None
@@ -147,6 +169,49 @@ class WaitingFuture(AbandoningFuture):
             return
         self.late_error = error
         _cancel(self, *self._cancel_args)
+
+
+async def run_in_thread(loop: AbstractEventLoop, func: Callable[[], None], name: str) -> None:
+    """Run *func* in a thread of its own. A task that is cancelled does not wait for it."""
+    ended = _Ended(loop)
+
+    def run() -> None:
+        try:
+            func()
+        except BaseException as exc:
+            ended.error = exc
+        home = getattr(loop, LOOP, None)
+        if home is not None:
+            home.deliver_soon(ended)  # After the results that came before.
+        else:
+            with contextlib.suppress(RuntimeError):  # Nobody waited for it: the loop is closed.
+                loop.call_soon_threadsafe(ended.deliver)
+
+    threading.Thread(target=run, name=name).start()
+    await ended.future
+
+
+class _Ended:
+    """A function that ran in a thread of its own, as the task knows it that waits for it."""
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self.future: asyncio.Future[None] = loop.create_future()
+        self.error: BaseException | None = None
+
+    def deliver(self) -> None:
+        """In a callback of the loop."""
+        if self.future.done():
+            return
+        if self.error is None:
+            self.future.set_result(None)
+        else:
+            self.future.set_exception(self.error)
+
+    def abandon(self) -> None:
+        """Nobody waited for it: the loop is closed."""
+
+
+WaitingFuture.run_in_thread = staticmethod(run_in_thread)
 
 
 class ThreadFuture(concurrent.futures.Future[Any]):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import queue
-from asyncio import AbstractEventLoop, Task
+from asyncio import Task
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from typing import Any
@@ -22,16 +22,19 @@ from ._attributes import STRAND
 POLL = 1.0
 
 #: ``EntryQueue.post`` of the loop.
-Post = Callable[[Any, AbstractEventLoop], None]
+Post = Callable[[Any, Any], None]
 
 
 class FromThreadCall:
     """One call of a function or coroutine function."""
 
+    #: As sniffio names it.
+    library = "asyncio"
+
     __slots__ = ("_caller", "_context", "_ended", "_func", "_loop", "_task")
 
     def __init__(
-        self, loop: AbstractEventLoop, caller: Caller, func: Callable[[], Any], context: Context
+        self, loop: Any, caller: Caller, func: Callable[[], Any], context: Context
     ) -> None:
         self._loop = loop
         self._caller = caller
@@ -133,7 +136,12 @@ async def _await(awaitable: Awaitable[Any]) -> Any:
 
 
 def from_thread_run(
-    post: Post, loop: AbstractEventLoop, caller: Caller, func: Callable[[], Any], tokens: Tokens
+    post: Post,
+    loop: Any,
+    caller: Caller,
+    func: Callable[[], Any],
+    tokens: Tokens,
+    kind: type[FromThreadCall] = FromThreadCall,
 ) -> Any:
     """In a worker of *caller*: call *func* on its loop, and wait.
 
@@ -143,9 +151,9 @@ def from_thread_run(
     if caller.token.why is not None and async_kind(func) == "a coroutine function":
         raise caller.cancellation()  # At once. Another function is called all the same.
     values = copy_context()
-    name_library(values, "asyncio")
+    name_library(values, kind.library)
     context = values.copy()
     try:
-        return FromThreadCall(loop, caller, func, context).run(post)
+        return kind(loop, caller, func, context).run(post)
     finally:
         merge_changes(context, values, tokens)
