@@ -13,7 +13,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Self
 
 import pytest
-from helpers.loops import LOOPS, LoopKind
+from helpers.loops import LOOPS, TRIO, LoopKind
 
 import threadhop
 
@@ -58,7 +58,19 @@ def _set_apart() -> None:
         gc.freeze()
 
 
-@pytest.fixture(params=LOOPS, ids=str)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run on trio what may: tests with the mark ``trio``."""
+    items[:] = [item for item in items if _is_meant(item)]
+
+
+def _is_meant(item: pytest.Item) -> bool:
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    if TRIO is None or parameters.get("loops") is not TRIO:
+        return True
+    return item.get_closest_marker("trio") is not None
+
+
+@pytest.fixture(params=LOOPS if TRIO is None else [*LOOPS, TRIO], ids=str)
 def loops(request: pytest.FixtureRequest) -> LoopKind:
     """Each kind of loop and task: ``loops.run(main)`` runs ``main`` in a task of that kind."""
     kind: LoopKind = request.param

@@ -9,9 +9,7 @@ import asyncio
 import contextlib
 import contextvars
 import itertools
-import sys
 import threading
-import types
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -62,23 +60,6 @@ def test_another_backend_is_a_value_error(executor: Executor, backend: Any) -> N
         unwrap_future(executor.submit(str), backend).send(None)
 
 
-def test_trio_is_yet_to_come(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backend may be named, or found."""
-    with pytest.raises(NotImplementedError, match="trio"):
-        AsyncExecutor(executor, "trio")
-    with pytest.raises(NotImplementedError, match="trio"):
-        unwrap_future(executor.submit(str), "trio").send(None)
-    trio: Any = types.ModuleType("trio")
-    trio.lowlevel = types.SimpleNamespace(in_trio_run=lambda: True)
-    monkeypatch.setitem(sys.modules, "trio", trio)
-    wrapper = AsyncExecutor(executor)
-    with pytest.raises(NotImplementedError, match="trio"):
-        wrapper.backend()
-    for coroutine in (wrapper.run(plain, 1), unwrap_future(executor.submit(str))):
-        with pytest.raises(NotImplementedError, match="trio"):
-            coroutine.send(None)
-
-
 @pytest.mark.parametrize("backend", [None, "asyncio"])
 def test_off_the_loop_everything_that_waits_is_a_runtime_error(
     executor: Executor, backend: str | None
@@ -93,6 +74,7 @@ def test_off_the_loop_everything_that_waits_is_a_runtime_error(
     assert executor.submit(plain, 1).result(LIMIT) == 2
 
 
+@pytest.mark.trio
 @pytest.mark.parametrize("handle_contexts", [True, False])
 def test_the_function_sees_the_callers_variables_unless_told_not_to(
     loops: LoopKind, executor_class: type[ThreadPoolExecutor], handle_contexts: bool
@@ -164,6 +146,7 @@ def test_map_starts_at_once_and_gives_the_first_result_first(loops: LoopKind) ->
     loops.run(main)
 
 
+@pytest.mark.trio
 @pytest.mark.parametrize("size", [1, 3])
 def test_map_runs_no_further_ahead_than_its_buffersize(loops: LoopKind, size: int) -> None:
     """The call starts exactly that many. Each result that is asked for starts one more.
@@ -199,6 +182,7 @@ def test_a_buffersize_that_is_none_is_refused_at_the_call(
     asyncio.run(main())
 
 
+@pytest.mark.trio
 @pytest.mark.parametrize("buffersize", [None, 2])
 def test_map_raises_an_error_in_its_place_and_ends(
     loops: LoopKind, executor: Executor, buffersize: int | None
@@ -284,6 +268,7 @@ def test_a_map_that_ends_early_takes_back_what_has_not_begun(
     loops.run(main)
 
 
+@pytest.mark.trio
 def test_an_iterable_that_raises_takes_back_what_was_started(loops: LoopKind) -> None:
     """The call raises the error, as ``map()`` reads the whole iterable there."""
     executor = HeldExecutor()
@@ -326,6 +311,7 @@ def test_a_cancelled_map_takes_back_the_rest_at_once_and_waits_for_what_runs(
     loops.run(main)
 
 
+@pytest.mark.trio
 def test_calls_of_a_closed_map_that_fail_are_not_logged(
     loops: LoopKind, executor_class: type[ThreadPoolExecutor]
 ) -> None:
@@ -431,6 +417,7 @@ def test_a_task_that_is_cancelled_in_shutdown_stops_waiting(loops: LoopKind, clo
     assert pool._shutdown
 
 
+@pytest.mark.trio
 def test_what_shutdown_raises_comes_out(loops: LoopKind) -> None:
     """An executor that knows no *cancel_futures* hears of it only if the caller asks for it."""
 

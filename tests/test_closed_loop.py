@@ -34,6 +34,7 @@ def close_a_loop_under(
     return task
 
 
+@pytest.mark.trio
 @pytest.mark.parametrize("parked_goes_first", [False, True])
 def test_a_loop_that_is_closed_under_a_nested_body_leaves_both_workers_usable(
     loops: LoopKind,

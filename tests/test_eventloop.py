@@ -61,6 +61,7 @@ def test_the_part_is_the_same_task(current_task_loops: LoopKind, executor: Execu
     current_task_loops.run(main)
 
 
+@pytest.mark.trio
 def test_the_same_worker_thread_goes_on_after_it(loops: LoopKind, executor: Executor) -> None:
     """A connection of sqlite3 checks its thread, and stays usable over many parts."""
 
@@ -124,6 +125,7 @@ def test_one_object_is_used_again_and_shared_by_tasks_at_once(
     loops.run(main)
 
 
+@pytest.mark.trio
 def test_five_hundred_round_trips_in_one_block_lose_nothing(
     loops: LoopKind, executor: Executor
 ) -> None:
@@ -236,6 +238,7 @@ def test_without_a_loop_the_entry_says_so() -> None:
 # --- ways out of it
 
 
+@pytest.mark.trio
 @pytest.mark.parametrize("how", ["end", "return", "break", "continue", "raise"])
 def test_however_the_part_is_left_each_finally_runs_in_its_own_thread(
     loops: LoopKind, one: ThreadPoolExecutor, how: str
@@ -276,6 +279,7 @@ def test_however_the_part_is_left_each_finally_runs_in_its_own_thread(
     assert trail.steps == [("part", "loop"), *at_end, ("body", "one_0"), ("outside", "loop")]
 
 
+@pytest.mark.trio
 def test_an_error_of_the_part_is_caught_on_the_worker(
     loops: LoopKind, one: ThreadPoolExecutor
 ) -> None:
@@ -303,6 +307,7 @@ def test_an_error_of_the_part_is_caught_on_the_worker(
     loops.run(main)
 
 
+@pytest.mark.trio
 @pytest.mark.parametrize(
     "kind",
     [
@@ -342,6 +347,7 @@ def test_whatever_the_part_raises_comes_out_through_the_worker(
     assert trail.steps == [("body", "one_0"), ("outside", "loop")]
 
 
+@pytest.mark.trio
 def test_an_error_that_the_body_handles_is_handled_in_its_part_too(
     loops: LoopKind, executor: Executor
 ) -> None:

@@ -64,6 +64,7 @@ async def wrap(trail: Trail, *managers: Any) -> None:
     await nest(trail, *(hidden(manager) for manager in managers))
 
 
+@pytest.mark.trio
 @pytest.mark.parametrize("how", [nest, stack, wrap], ids=lambda how: how.__name__)
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("way", WAYS)
@@ -101,6 +102,7 @@ def test_the_way_back_is_the_way_there(
     assert trail.steps == [*there, *back, ("outside", "loop")]
 
 
+@pytest.mark.trio
 def test_a_part_stands_deep_in_functions_that_the_body_awaits(
     loops: LoopKind, one: ThreadPoolExecutor
 ) -> None:
@@ -142,6 +144,7 @@ def test_the_default_executor_is_found_again_from_a_part(
     current_task_loops.run(main)
 
 
+@pytest.mark.trio
 def test_a_decorated_function_that_the_part_awaits_runs_on_the_parked_worker(
     loops: LoopKind, one: ThreadPoolExecutor
 ) -> None:
@@ -229,6 +232,7 @@ def test_asyncio_run_in_a_body_has_blocks_and_parts_of_its_own(
 # --- in generators and context managers
 
 
+@pytest.mark.trio
 def test_an_async_generator_with_parts_is_iterated_in_the_body(
     loops: LoopKind, one: ThreadPoolExecutor
 ) -> None:
@@ -252,6 +256,7 @@ def test_an_async_generator_with_parts_is_iterated_in_the_body(
     loops.run(main)
 
 
+@pytest.mark.trio
 def test_a_generator_yields_from_a_part_to_a_consumer_on_the_loop(
     loops: LoopKind, one: ThreadPoolExecutor
 ) -> None:

@@ -78,6 +78,7 @@ def in_a_body(body: Callable[[], object]) -> None:
 # --- functions and coroutines, and where they run
 
 
+@pytest.mark.trio
 def test_it_returns_what_the_function_returns(loops: LoopKind, executor: Executor) -> None:
     """Each kind of callable gets its arguments, those with a name too."""
 
@@ -130,6 +131,7 @@ def test_a_coroutine_runs_on_the_loop_in_a_task_of_its_own(
     current_task_loops.run(main)
 
 
+@pytest.mark.trio
 def test_it_works_wherever_the_body_calls_it(loops: LoopKind, executor: Executor) -> None:
     """The call stands deep in the stack, in a callback of a library, in a decorated function."""
 
@@ -173,6 +175,7 @@ def test_any_awaitable_that_comes_back_is_awaited(loops: LoopKind, executor: Exe
 # --- nested
 
 
+@pytest.mark.trio
 def test_the_coroutine_has_blocks_of_its_own_on_another_worker(
     loops: LoopKind, executor: Executor
 ) -> None:
@@ -195,6 +198,7 @@ def test_the_coroutine_has_blocks_of_its_own_on_another_worker(
     loops.run(main)
 
 
+@pytest.mark.trio
 def test_it_works_in_nested_blocks_and_between_parts(
     loops: LoopKind, one: ThreadPoolExecutor, other: ThreadPoolExecutor
 ) -> None:
@@ -239,6 +243,7 @@ def test_the_loop_of_asyncio_run_in_the_body_is_the_one_for_its_own_blocks(
 # --- context variables
 
 
+@pytest.mark.trio
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_function_sees_the_variables_of_the_body_and_what_it_sets_holds_after_it(
@@ -269,6 +274,7 @@ def test_the_function_sees_the_variables_of_the_body_and_what_it_sets_holds_afte
     loops.run(main)
 
 
+@pytest.mark.trio
 def test_what_the_function_leaves_alone_or_resets_stays_as_the_body_set_it(
     loops: LoopKind, executor: Executor
 ) -> None:
@@ -296,6 +302,7 @@ def test_what_the_function_leaves_alone_or_resets_stays_as_the_body_set_it(
 # --- errors
 
 
+@pytest.mark.trio
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_an_error_crosses_with_its_traceback_and_the_body_goes_on(
     loops: LoopKind, one: ThreadPoolExecutor, asynchronous: bool
@@ -325,6 +332,7 @@ def test_an_error_crosses_with_its_traceback_and_the_body_goes_on(
     loops.run(main)
 
 
+@pytest.mark.trio
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration, GeneratorExit])
 def test_an_odd_exception_is_raised_like_any_other(
@@ -404,6 +412,7 @@ def test_what_is_not_callable_or_not_with_these_arguments_is_a_type_error() -> N
     coro.close()
 
 
+@pytest.mark.trio
 def test_on_a_loop_thread_it_is_refused(loops: LoopKind, executor: Executor) -> None:
     """The call would block the loop: outside of a block, in a part, in a function that it calls."""
     called: list[int] = []

@@ -92,9 +92,9 @@ def test_threads_that_first_ask_at_once_share_one_pool() -> None:
     child = run_in_child(
         """
         import threading
-        from threadhop import _functions
+        from threadhop import _executors, _functions
 
-        class Slow(_functions.WorkerPool):
+        class Slow(_executors.WorkerPool):
             def __init__(self, *args, **kwargs):
                 made.append(self)
                 started.set()
@@ -102,7 +102,7 @@ def test_threads_that_first_ask_at_once_share_one_pool() -> None:
                 super().__init__(*args, **kwargs)
 
         made, started, second = [], threading.Event(), threading.Event()
-        _functions.WorkerPool = Slow
+        _executors.WorkerPool = Slow
         results = []
 
         def ask():

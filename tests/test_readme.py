@@ -58,6 +58,9 @@ PROGRAMS = [
 ]
 
 
+HAS_TRIO = importlib.util.find_spec("trio") is not None
+
+
 @pytest.mark.timeout(40)
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
 def test_a_program_prints_what_the_page_says(program: Program) -> None:

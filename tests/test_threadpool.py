@@ -88,6 +88,7 @@ async def test_without_a_task_the_entry_says_so(executor: Executor) -> None:
         await done
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_a_coroutine_that_is_stepped_by_hand_is_refused(executor: Executor) -> None:
     """Its driver swallows the switch. The task may use blocks later."""
@@ -128,6 +129,7 @@ async def test_return_break_and_continue_leave_all_blocks(
     await in_block_of(executor, other)
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_locals_are_those_of_the_function(executor: Executor) -> None:
     """The body reads, binds and rebinds them: plain, walrus and closure variables."""
@@ -146,6 +148,7 @@ async def test_locals_are_those_of_the_function(executor: Executor) -> None:
     assert (before, inside, walrus, shared) == (10, 11, 22, 1)
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_an_error_of_the_body_crosses_as_it_is(executor: Executor) -> None:
     """The same object, with its traceback, and with nothing of the library behind it."""
@@ -165,6 +168,7 @@ async def test_an_error_of_the_body_crosses_as_it_is(executor: Executor) -> None
     assert (raised.__context__, raised.__cause__) == (None, None)
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_a_bare_raise_in_the_body_raises_the_handled_error(executor: Executor) -> None:
     try:
@@ -240,6 +244,7 @@ async def test_a_nested_block_of_another_executor_comes_back_to_the_same_thread(
     await asyncio.wrap_future(intruder)
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_a_block_of_the_outer_executor_goes_back_to_its_parked_worker(
     one: Executor, other: Executor

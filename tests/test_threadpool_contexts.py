@@ -31,6 +31,7 @@ def var() -> ContextVar[object]:
 # --- in and out ---
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_variables_go_in_and_come_out_at_each_border(
     executor: Executor, var: ContextVar[object]
@@ -67,6 +68,7 @@ async def test_what_the_body_sets_holds_after_an_error_and_in_new_tasks(
     assert await asyncio.create_task(child()) == "body"
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_the_variables_of_the_body_are_not_those_of_the_thread(
     one: Executor, var: ContextVar[object]
@@ -102,6 +104,7 @@ async def test_tasks_do_not_see_each_others_variables(
     assert var.get() == "main"
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_nested_blocks_share_variables_and_tokens(
     one: Executor, other: Executor, var: ContextVar[object]
@@ -124,6 +127,7 @@ async def test_nested_blocks_share_variables_and_tokens(
     assert (var.get(), mine.get(UNSET)) == ("A again", UNSET)
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_values_are_told_apart_by_identity(
     executor: Executor, var: ContextVar[object]
@@ -149,6 +153,7 @@ async def test_values_are_told_apart_by_identity(
             assert var.get(UNSET) is in_body
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_a_problem_with_the_variables_is_raised_at_the_entry(
     one: Executor,
@@ -213,6 +218,7 @@ async def test_a_token_of_a_body_is_reset_in_that_body_or_a_later_one(
         assert var.get(UNSET) is as_before
 
 
+@pytest.mark.trio
 @BEFORE
 @pytest.mark.parametrize("body_sets", [False, True], ids=["left-alone", "body-sets"])
 @on_every_loop
@@ -239,6 +245,7 @@ async def test_a_token_of_the_loop_is_reset_on_the_loop(
     assert var.get(UNSET) is as_before
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_setting_and_unsetting_may_alternate(
     executor: Executor, var: ContextVar[object]
@@ -259,6 +266,7 @@ async def test_setting_and_unsetting_may_alternate(
             assert var.get(UNSET) is UNSET
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_a_token_does_not_cross_the_border(
     executor: Executor, var: ContextVar[object]
@@ -396,6 +404,7 @@ async def test_a_variable_that_a_sharing_task_unsets_is_unset_in_the_next_body(
 # --- a library that keeps its state in a variable ---
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_the_decimal_context_is_that_of_the_task(executor: Executor) -> None:
     third = decimal.Decimal(1) / 3

@@ -20,6 +20,7 @@ from helpers.steps import LIMIT
 from threadhop import exec_in_eventloop, threadpool
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_a_deep_chain_of_coroutines_moves_as_a_whole(executor: Executor) -> None:
     """The block may stand any number of awaits below the task; so may what its body awaits."""
@@ -37,6 +38,7 @@ async def test_a_deep_chain_of_coroutines_moves_as_a_whole(executor: Executor) -
     assert on_loop_thread()
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_awaitables_written_by_hand_pass_the_switch_on(executor: Executor) -> None:
     """``__await__`` and ``types.coroutine`` may stand between the task and the block."""
@@ -61,6 +63,7 @@ async def test_awaitables_written_by_hand_pass_the_switch_on(executor: Executor)
 # --- async generators ---
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_an_async_generator_may_use_blocks_between_its_yields(executor: Executor) -> None:
     """The generator works on a worker, its consumer stays on the loop thread."""
@@ -107,6 +110,7 @@ async def test_an_async_generator_first_iterated_in_the_body_is_finalized_by_the
     assert closed_on_loop_thread == [True]
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_the_worker_is_left_as_it_was(one: Executor) -> None:
     """The hooks of its async generators are its own again, and it works for no loop."""
@@ -121,6 +125,7 @@ async def test_the_worker_is_left_as_it_was(one: Executor) -> None:
 # --- exit stacks and context managers ---
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_an_exit_stack_enters_leaves_and_hands_over_blocks(
     executor: Executor, other: Executor
@@ -142,6 +147,7 @@ async def test_an_exit_stack_enters_leaves_and_hands_over_blocks(
     assert ran == [True, True, True]
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_a_context_manager_with_its_yield_inside_the_block_moves_its_user(
     executor: Executor,
@@ -166,6 +172,7 @@ async def test_a_context_manager_with_its_yield_inside_the_block_moves_its_user(
     assert seen == [True]
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_a_context_manager_that_is_entered_in_the_body_stays_on_the_thread(
     executor: Executor,

@@ -42,6 +42,7 @@ ODD = [
 ]
 
 
+@pytest.mark.trio
 @pytest.mark.parametrize("kind", ODD)
 @on_every_loop
 async def test_an_odd_exception_ends_blocks_like_any_other(
@@ -225,6 +226,7 @@ async def test_leaving_a_block_in_another_task_is_refused(one: Executor) -> None
     await in_block_of(one)
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_leaving_a_block_that_was_never_entered_is_refused(executor: Executor) -> None:
     with pytest.raises(RuntimeError, match="task"):

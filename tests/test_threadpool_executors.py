@@ -179,6 +179,7 @@ async def test_an_executor_that_does_not_run_the_job_is_refused_at_entry(
     await assert_refused(Submits(submit), executor, error, text)
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_the_error_of_submit_is_that_very_object() -> None:
     raised = ValueError("in submit")
@@ -295,6 +296,7 @@ class RunsThenRaises(ReturnsNone):
         raise ValueError("too late")
 
 
+@pytest.mark.trio
 @pytest.mark.parametrize("kind", [ReturnsNone, NeverDone, Falsy, RunsThenRaises])
 @on_every_loop
 async def test_an_odd_executor_that_runs_its_jobs_in_threads_works(
@@ -315,6 +317,7 @@ async def test_an_odd_executor_that_runs_its_jobs_in_threads_works(
     assert on_loop_thread()
 
 
+@pytest.mark.trio
 @on_every_loop
 async def test_executors_are_told_apart_by_identity() -> None:
     """Two pools that are equal are two: a nested block of the other one moves there."""

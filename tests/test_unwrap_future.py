@@ -46,6 +46,7 @@ def test_many_may_wait_for_the_same_future(loops: LoopKind) -> None:
     loops.run(main)
 
 
+@pytest.mark.trio
 def test_stop_iteration_comes_as_a_runtime_error(loops: LoopKind, executor: Executor) -> None:
     """A future of threads can hold StopIteration, one of a loop cannot. Nobody waits for ever."""
 

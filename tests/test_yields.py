@@ -122,6 +122,7 @@ def _executor(executor: Executor) -> None:
     pool.executor = executor
 
 
+@pytest.mark.trio
 @on_every_loop
 @pytest.mark.parametrize("consumer", [plain_for, closing, framework])
 @pytest.mark.parametrize("source", [in_its_body, of_a_manager])

@@ -217,6 +217,22 @@ async def asyncio_extras(executor: Executor, work: Work) -> AsyncIterator[Trip]:
     yield trip
 
 
+@contender(
+    "block_on_trio",
+    "async with threadpool(worker_pool): ...  # on trio",
+    kind="ours",
+    pool="worker_pool",
+    needs="trio",
+    library="trio",
+)
+async def block_on_trio(executor: Executor, work: Work) -> AsyncIterator[Trip]:
+    async def trip() -> None:
+        async with threadpool(executor):
+            work()
+
+    yield trip
+
+
 @contender("trio", "await trio.to_thread.run_sync(work)", needs="trio", library="trio")
 async def trio(executor: Executor, work: Work) -> AsyncIterator[Trip]:
     """Runs under trio: its ratio compares the trips of two async libraries."""

@@ -40,6 +40,8 @@ LIMITS: dict[tuple[str, str], Limit] = {
     ("call_default", "at_once on uvloop"): Limit(0.45),
     ("block_pool", "sequential on uvloop"): Limit(0.70),
     ("block_pool", "at_once on uvloop"): Limit(0.30),
+    ("block_on_trio", "sequential to trio"): Limit(1.0),
+    ("block_on_trio", "at_once to trio"): Limit(0.5),
     ("block", "eventloop"): Limit(1.3, 1.3),
     ("block_pool", "eventloop"): Limit(1.3, 1.3),
     ("block", "heap"): Limit(1.2, always=True),
@@ -60,6 +62,11 @@ def figure(report: Report, name: str, what: str) -> float | None:
             return more
         if scene == "eventloop":
             ratio = report["eventloop"][name]["ratio"]
+        elif where == "to trio":
+            scenes = report["contenders"]
+            ours: float = scenes[name][scene]["us"]["median"]
+            theirs: float = scenes["trio"][scene]["us"]["median"]
+            return ours / theirs
         elif where == "on uvloop":
             ratio = report["uvloop"][name][scene]["ratio"]
         else:

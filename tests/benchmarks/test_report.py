@@ -144,6 +144,7 @@ def test_every_limit_is_of_something_that_a_report_can_hold() -> None:
     others = ("block_default", "block_pool", "call", "call_default", "call_pool")
     for names in (*scenes, report["memory"]["contenders"], report["heap"]["10"]):
         names.update(dict.fromkeys(others, names["block"]))
+        names.update(dict.fromkeys(("block_on_trio", "trio"), names["block"]))
 
     assert all(limits.figure(report, *which) is not None for which in limits.LIMITS)
     assert "not measured" not in limits.check(report)[0]

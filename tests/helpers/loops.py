@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 try:
+    import trio
+except ImportError:
+    trio = None  # type: ignore[assignment, unused-ignore]
+try:
     import uvloop
 except ImportError:  # it has no wheel for this interpreter
     uvloop = None  # type: ignore[assignment, unused-ignore]
@@ -118,7 +122,7 @@ async def _cancel(tasks: set[asyncio.Task[Any]]) -> None:
 def _all_stacks() -> str:
     """Where all tasks of the running loop are, and all threads."""
     text = io.StringIO()
-    for task in all_tasks():
+    for task in all_tasks() if asyncio._get_running_loop() else ():  # type: ignore[attr-defined]
         task.print_stack(file=text)
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     for ident, frame in sys._current_frames().items():
@@ -150,6 +154,41 @@ def _loop_kinds() -> list[LoopKind]:
 LOOPS = _loop_kinds()
 
 
+@dataclass(frozen=True)
+class TrioKind(LoopKind):
+    """Runs a test in the main task of a run of trio.
+
+    Only those tests that speak of no library of their own: they have the mark ``trio``.
+    """
+
+    name: str = "trio"
+
+    def run(
+        self,
+        main: Callable[[], Coroutine[Any, Any, T]] | Coroutine[Any, Any, T],
+        timeout: float = 10,
+    ) -> T:
+        """As that of asyncio's kinds. But what swallows its Cancelled is ended by pytest."""
+        return cast("T", trio.run(self._bounded, main, timeout))
+
+    async def _bounded(self, main: Any, timeout: float) -> Any:
+        with trio.move_on_after(timeout):
+            return await (main() if callable(main) else main)
+        raise AssertionError(f"main was not done after {timeout} s\n{_all_stacks()}")
+
+
+#: None where it is not installed.
+TRIO = None if trio is None else TrioKind()
+
+
+async def sleep(seconds: float) -> None:
+    """On a loop of any kind."""
+    if trio is not None and trio.lowlevel.in_trio_task():
+        await trio.sleep(seconds)
+    else:
+        await asyncio.sleep(seconds)
+
+
 def on_every_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """Make a test of a coroutine function: it runs in a task of each kind.
 
@@ -173,5 +212,16 @@ def on_one_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...,
     @functools.wraps(test)
     def run(**fixtures: Any) -> None:
         LOOPS[0].run(test(**fixtures))
+
+    return run
+
+
+def on_trio(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Make a test of a coroutine function: it runs in the main task of trio."""
+
+    @functools.wraps(test)
+    def run(**fixtures: Any) -> None:
+        assert TRIO is not None, "the file is skipped without trio"
+        TRIO.run(test(**fixtures))
 
     return run

@@ -9,6 +9,7 @@ from collections.abc import Coroutine, Iterator
 from concurrent.futures import Executor
 from typing import Any
 
+from helpers.loops import sleep
 from helpers.steps import LIMIT, until
 
 from threadhop import threadpool
@@ -74,11 +75,11 @@ async def ended(*tasks: asyncio.Task[Any]) -> list[Any]:
 
 async def suspend() -> None:
     """Really leave the loop to others for a moment."""
-    await asyncio.sleep(0.001)
+    await sleep(0.001)
 
 
 async def forever() -> None:
-    await asyncio.get_running_loop().create_future()
+    await sleep(float("inf"))
 
 
 async def assert_is_whole(executor: Executor, workers: int) -> None:

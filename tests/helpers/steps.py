@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from typing import Any
+
+from helpers.loops import sleep
 
 #: In seconds: far more than any step of a test takes, and less than the time limit of a test.
 LIMIT = 8.0
@@ -67,13 +68,13 @@ async def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + LIMIT
     while not condition():
         assert time.monotonic() < deadline, "it never came to be"
-        await asyncio.sleep(0.001)  # less would be nothing on uvloop, and busy waiting
+        await sleep(0.001)  # less would be nothing on uvloop, and busy waiting
 
 
 async def turns(count: int = 5) -> None:
     """Let the loop run what is ready: a task that was just made goes up to its first await."""
     for _ in range(count):
-        await asyncio.sleep(0)
+        await sleep(0)
 
 
 class HeldExecutor(Executor):

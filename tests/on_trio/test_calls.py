@@ -1,0 +1,499 @@
+"""Calls on trio, both ways: ``exec_in_eventloop``, ``AsyncExecutor``, ``unwrap_future``."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import gc
+import threading
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from helpers.loops import on_trio
+from helpers.places import OopsError, here, on_loop_thread, on_worker
+from helpers.steps import LIMIT, Gate, busy, until, wait_until
+
+from threadhop import (
+    AsyncExecutor,
+    WorkerPool,
+    check_cancelled,
+    eventloop,
+    exec_in_eventloop,
+    exec_in_executor,
+    exec_in_executor_threading_future,
+    threadpool,
+    unwrap_future,
+)
+
+trio: Any = pytest.importorskip("trio")
+
+var = contextvars.ContextVar("var", default="unset")
+
+
+# --- from a worker to trio: the promises of trio.from_thread
+
+
+@on_trio
+async def test_a_coroutine_function_runs_in_the_task_of_the_block(executor: Executor) -> None:
+    task = trio.lowlevel.current_task()
+
+    async def visit(number: int) -> tuple[int, object]:
+        assert on_loop_thread()
+        await trio.sleep(0.001)
+        async with trio.open_nursery() as nursery:  # of this very task
+            nursery.start_soon(trio.sleep, 0)
+        return number, trio.lowlevel.current_task()
+
+    async with threadpool(executor):
+        worker = here()
+        assert exec_in_eventloop(visit, 3) == (3, task)
+        assert exec_in_eventloop(trio.lowlevel.current_task) is task
+        assert here() == worker
+    assert trio.lowlevel.current_task() is task
+
+
+@on_trio
+async def test_it_sees_the_variables_of_the_block_and_sets_them(executor: Executor) -> None:
+    async def visit() -> str:
+        await trio.sleep(0)
+        seen = var.get()
+        var.set("set on the loop")
+        return seen
+
+    async with threadpool(executor):
+        var.set("set on the worker")
+        assert exec_in_eventloop(visit) == "set on the worker"
+        assert var.get() == "set on the loop"
+    assert var.get() == "set on the loop"
+    assert await AsyncExecutor(executor).run(exec_in_eventloop, visit) == "set on the loop"
+
+
+@pytest.mark.parametrize("error", [OopsError, StopIteration, KeyboardInterrupt, SystemExit])
+@on_trio
+async def test_what_the_function_raises_is_raised_in_the_worker(
+    executor: Executor, error: type[BaseException]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    async def fail_later() -> None:
+        await trio.sleep(0)
+        raise error
+
+    async with threadpool(executor):
+        with pytest.raises(error):
+            exec_in_eventloop(fail)
+        with pytest.raises(RuntimeError if error is StopIteration else error):
+            exec_in_eventloop(fail_later)
+        assert on_worker()
+
+
+@on_trio
+async def test_a_coroutine_is_cancelled_with_the_task(executor: Executor) -> None:
+    with trio.move_on_after(0.01) as scope:
+        async with threadpool(executor):
+            with pytest.raises(trio.Cancelled):
+                exec_in_eventloop(trio.sleep_forever)
+            assert on_worker()
+            with pytest.raises(trio.Cancelled):  # at once, from now on
+                exec_in_eventloop(trio.sleep, 0)
+            assert exec_in_eventloop(on_loop_thread)  # a plain function goes through
+    assert scope.cancelled_caught
+
+
+@on_trio
+async def test_a_scope_within_the_call_keeps_its_cancellation(executor: Executor) -> None:
+    async def visit() -> bool:
+        with trio.move_on_after(0.01) as scope:
+            await trio.sleep_forever()
+        return bool(scope.cancelled_caught)
+
+    async with threadpool(executor):
+        assert exec_in_eventloop(visit)
+        check_cancelled()
+
+
+@on_trio
+async def test_a_call_enters_blocks_and_makes_calls_of_its_own(
+    executor: Executor, other: ThreadPoolExecutor
+) -> None:
+    async def visit(depth: int) -> int:
+        async with threadpool(other if depth % 2 else executor):
+            assert not on_loop_thread()
+            async with eventloop():
+                await trio.sleep(0)
+            result = 0 if not depth else exec_in_eventloop(visit, depth - 1)
+            assert not on_loop_thread()
+        assert on_loop_thread()
+        return result + 1
+
+    async with threadpool(executor):
+        worker = here()
+        assert exec_in_eventloop(visit, 1) == 2
+        assert here() == worker
+        check_cancelled()
+    assert on_loop_thread()
+
+
+@on_trio
+async def test_a_call_is_refused_on_trio_and_where_nobody_waits(executor: Executor) -> None:
+    with pytest.raises(RuntimeError, match="would block this event loop"):
+        exec_in_eventloop(print)
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            exec_in_eventloop(print)
+        except RuntimeError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join(LIMIT)
+    assert "works for no event loop" in str(errors[0])
+
+
+@on_trio
+async def test_an_exception_from_outside_leaves_no_task_in_two_places() -> None:
+    """The worker gives the call up, which still has the task: the block ends after that."""
+    import ctypes
+
+    set_async_exc = getattr(getattr(ctypes, "pythonapi", None), "PyThreadState_SetAsyncExc", None)
+    if set_async_exc is None:
+        pytest.skip("nothing raises in another thread here")
+    started, go_on = trio.Event(), trio.Event()
+    steps = []
+
+    async def visit() -> None:
+        started.set()
+        await go_on.wait()
+        steps.append("end of the call" if go_on.is_set() else "woken by another")
+
+    async def interrupt() -> None:
+        await started.wait()
+        set_async_exc(ctypes.c_ulong(threads[0]), ctypes.py_object(OopsError))
+        await trio.sleep(1.5)  # a waiting worker looks each second
+        go_on.set()
+
+    threads = []
+    with WorkerPool(1) as pool:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(interrupt)
+            with pytest.raises(OopsError):
+                async with threadpool(pool):
+                    threads.append(here())
+                    exec_in_eventloop(visit)
+            steps.append("end of the block")
+    assert steps == ["end of the call", "end of the block"]
+
+
+@on_trio
+async def test_the_function_of_a_future_of_threads_calls_trio(executor: Executor) -> None:
+    gate = Gate()
+
+    async def visit() -> bool:
+        await trio.sleep(0)
+        return on_loop_thread()
+
+    async def wait() -> None:
+        gate.reached.set()
+        await trio.sleep_forever()
+
+    for func in (visit, on_loop_thread):
+        future = exec_in_executor_threading_future(executor, exec_in_eventloop, func)
+        assert await unwrap_future(future)
+    ended: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            exec_in_eventloop(wait)
+        except BaseException as error:
+            ended.append(error)
+
+    future = exec_in_executor_threading_future(executor, call)
+    await until(gate.reached.is_set)
+    assert future.cancel()
+    await until(lambda: ended)
+    assert isinstance(ended[0], trio.Cancelled)
+
+
+# --- from trio to a worker
+
+
+async def answer() -> bool:
+    await trio.sleep(0)
+    return not on_loop_thread()
+
+
+@on_trio
+async def test_functions_and_coroutine_functions_run_on_a_worker(executor: Executor) -> None:
+    wrapped = AsyncExecutor(executor)
+    assert wrapped.backend() == "trio"
+    assert await wrapped.run(on_worker)
+    assert await wrapped.run(answer)
+    assert await AsyncExecutor(executor, "trio").run(pow, 2, 3) == 8
+    with pytest.raises(OopsError):
+        await wrapped.run(oops)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await wrapped.run(next, iter(()))
+    with pytest.raises(RuntimeError, match="needs a running event loop"):
+        await AsyncExecutor(executor, "asyncio").run(print)
+
+
+def oops() -> None:
+    raise OopsError
+
+
+@on_trio
+async def test_a_call_runs_in_the_task_that_awaits_it(executor: Executor) -> None:
+    async def visit() -> object:
+        await trio.sleep(0)
+        return trio.lowlevel.current_task()
+
+    task = trio.lowlevel.current_task()
+    var.set("outside")
+    assert await AsyncExecutor(executor).run(exec_in_eventloop, visit) is task
+    assert var.get() == "outside"
+
+
+@on_trio
+async def test_a_call_that_has_not_begun_is_taken_back(one: ThreadPoolExecutor) -> None:
+    called: list[int] = []
+    wrapped = AsyncExecutor(one)
+    with busy(one):
+        with trio.move_on_after(0.01) as scope:
+            await wrapped.run(called.append, 1)
+        assert scope.cancelled_caught
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await wrapped.run(called.append, 2)
+    assert scope.cancelled_caught
+    assert await wrapped.run(len, called) == 0
+
+
+@pytest.mark.parametrize("end", ["returns", "raises", "checks"])
+@on_trio
+async def test_a_call_that_runs_is_waited_for_and_then_cancelled(
+    executor: Executor, end: str
+) -> None:
+    steps: list[str] = []
+
+    def work() -> int:
+        with contextlib.suppress(trio.Cancelled):
+            while True:
+                check_cancelled()
+        steps.append("cleanup")
+        if end == "raises":
+            raise OopsError
+        if end == "checks":
+            check_cancelled()
+        return 1
+
+    caught: list[BaseException] = []
+    with trio.move_on_after(0.01) as scope:
+        try:
+            await AsyncExecutor(executor).run(work)
+        except BaseException as error:
+            caught.append(error)
+            raise
+    assert scope.cancelled_caught
+    assert steps == ["cleanup"]
+    assert isinstance(caught[0].__context__, OopsError) == (end == "raises")
+
+
+@on_trio
+async def test_a_coroutine_on_a_worker_is_cancelled_with_the_call(executor: Executor) -> None:
+    ended: list[bool] = []
+
+    async def wait() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(on_worker())
+
+    with trio.move_on_after(0.05) as scope:
+        await AsyncExecutor(executor).run(wait)
+    assert scope.cancelled_caught
+    assert ended == [True]
+
+
+@on_trio
+async def test_map_gives_results_in_order_and_stops_with_an_error(executor: Executor) -> None:
+    wrapped = AsyncExecutor(executor)
+    for size in (None, 1, 3):
+        results = wrapped.map(pow, range(5), [2] * 5, buffersize=size)
+        assert [result async for result in results] == [0, 1, 4, 9, 16]
+    results = wrapped.map(lambda number: 1 // number, [1, 0, 1])
+    with pytest.raises(ZeroDivisionError):
+        async for _ in results:
+            pass
+
+
+@on_trio
+async def test_a_map_that_is_left_takes_back_what_has_not_begun(one: ThreadPoolExecutor) -> None:
+    gate, called = Gate(), []
+
+    def work(number: int) -> int:
+        called.append(number)
+        if number == 1:
+            gate.stop_here()
+        return number
+
+    async def forget() -> None:
+        async for _ in AsyncExecutor(one).map(work, range(100)):
+            await until(gate.reached.is_set)
+            break
+        for _ in range(4):
+            gc.collect()
+            await trio.sleep(0.01)
+
+    with pytest.warns(ResourceWarning, match="was garbage collected"):
+        await forget()
+    gate.open()
+    assert await AsyncExecutor(one).run(len, called) == 2
+
+
+@on_trio
+async def test_a_task_that_waits_for_a_map_is_cancelled(one: ThreadPoolExecutor) -> None:
+    called: list[int] = []
+
+    def work(number: int) -> None:
+        called.append(number)
+        with contextlib.suppress(trio.Cancelled):
+            while True:
+                check_cancelled()
+
+    with trio.move_on_after(0.01) as scope:
+        async with contextlib.aclosing(AsyncExecutor(one).map(work, range(100))) as results:
+            async for _ in results:
+                pass
+    assert scope.cancelled_caught
+    assert called == [0]
+
+
+@on_trio
+async def test_shutdown_does_not_block_the_run(executor_class: Any) -> None:
+    gate, pool = Gate(), executor_class(1)
+    future = pool.submit(gate.stop_here)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(AsyncExecutor(pool).shutdown)
+        await until(gate.reached.is_set)
+        await trio.sleep(0.01)
+        gate.open()
+    assert future.done()
+    async with AsyncExecutor(executor_class(1)) as wrapped:
+        assert await wrapped.run(on_loop_thread) is False
+    with pytest.raises(RuntimeError, match="shutdown"):
+        await wrapped.run(print)
+    wrapped.shutdown_nowait()
+
+
+@on_trio
+async def test_a_cancelled_shutdown_happens_all_the_same(executor_class: Any) -> None:
+    gate, pool = Gate(), executor_class(1)
+    future = pool.submit(gate.stop_here)
+    with trio.move_on_after(0.01) as scope:
+        async with AsyncExecutor(pool):
+            await until(gate.reached.is_set)
+    assert scope.cancelled_caught
+    with pytest.raises(RuntimeError, match="shutdown"):
+        pool.submit(print)
+    gate.open()
+    await until(future.done)
+
+
+@on_trio
+async def test_a_future_of_threads_is_unwrapped() -> None:
+    future: Future[int] = Future()
+    with trio.move_on_after(0.01) as scope:
+        await unwrap_future(future)
+    assert scope.cancelled_caught
+    assert future.cancelled()
+    with pytest.raises(CancelledError):
+        await unwrap_future(future, "trio")
+    future = Future()
+    future.set_result(1)
+    assert await unwrap_future(future) == 1
+    future = Future()
+    future.set_exception(OopsError())
+    with pytest.raises(OopsError):
+        await unwrap_future(future)
+
+
+@on_trio
+async def test_dropped_calls_are_told(one: ThreadPoolExecutor) -> None:
+    with busy(one) as release:
+        async with trio.open_nursery() as nursery:
+
+            async def call() -> None:
+                with pytest.raises(CancelledError):
+                    await AsyncExecutor(one).run(print)
+
+            nursery.start_soon(call)
+            await trio.sleep(0.01)
+            one.shutdown(wait=False, cancel_futures=True)
+            release()
+
+
+@on_trio
+async def test_exec_in_executor_names_what_trio_has_in_its_place(executor: Executor) -> None:
+    with pytest.raises(RuntimeError, match=r"await AsyncExecutor\(executor\)\.run\(func\)"):
+        exec_in_executor(executor, print)
+
+
+def test_backend_trio_outside_of_trio_says_so(executor: Executor) -> None:
+    import asyncio
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match=r"needs a task of trio"):
+            await AsyncExecutor(executor, "trio").run(print)
+        with pytest.raises(RuntimeError, match=r"needs a task of trio"):
+            await unwrap_future(executor.submit(print), "trio")
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("shared_pool")
+@on_trio
+async def test_a_future_of_threads_needs_no_executor() -> None:
+    future = exec_in_executor_threading_future(None, on_loop_thread)
+    assert await unwrap_future(future) is False
+
+
+def test_a_coroutine_function_in_another_process_runs_under_trio() -> None:
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    async def main() -> str:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            result: str = await AsyncExecutor(pool).run(library)
+        return result
+
+    assert trio.run(main) == "trio"
+
+
+async def library() -> str:
+    await trio.sleep(0)
+    return "trio"
+
+
+def test_a_call_that_ends_after_the_run_is_told_so(executor: Executor) -> None:
+    gate, errors = Gate(), []
+
+    def call() -> None:
+        gate.stop_here()
+        try:
+            exec_in_eventloop(print)
+        except RuntimeError as error:
+            errors.append(error)
+
+    async def main() -> None:
+        exec_in_executor_threading_future(executor, call)
+        await until(gate.reached.is_set)
+
+    trio.run(main)
+    gate.open()
+    wait_until(lambda: errors)
+    assert "is closed" in str(errors[0])
