@@ -85,9 +85,11 @@ class Stage:
         self._workers = workers
         self._gate = Gate()
         self._reached = asyncio.Event()
-        # Threads that have started are what a program usually has.
+        # Threads that have started are what a program usually has. All of them: a stock pool that
+        # grows may count an idle thread too many, and start one too few.
         for pool in (self.pool, self.other):
-            pool.submit(int).result(LIMIT)
+            meeting = threading.Barrier(workers)
+            wait([pool.submit(meeting.wait, LIMIT) for _ in range(workers)], LIMIT)
 
     def keep_busy(self, pool: Executor) -> None:
         """Have what comes to *pool* wait until a task was cancelled."""
