@@ -12,7 +12,7 @@ Five ideas, and where each lives:
 rooms, from the public face down; imports point down only, for types too:
 
 - what users call: ``_blocks.py``, ``_decorator.py``, ``_functions.py``, ``_async_executor.py``,
-  ``_cancellation.py``, ``_on_cancel.py``
+  ``_cancellation.py``, ``_on_cancel.py``, ``_hops.py`` (what runs where)
 - a task away from its loop: ``_strand.py``, ``_entries.py`` (what it has entered), ``_adoption.py``
   (a task leaves what another one has entered), ``_block_job.py`` (one reserved worker),
   ``_traps.py`` (every bare ``yield``), ``_yields.py`` (a ``yield`` of the user in a body),
@@ -22,16 +22,17 @@ rooms, from the public face down; imports point down only, for types too:
 - the event loops, ``_loops``; what a strand asks of one is in ``_interface.py``. asyncio's:
   ``_loops/_asyncio.py``, ``_loops/_attributes.py``, ``_loops/_entry_queue.py``,
   ``_loops/_eventfd.py`` (wakes the loop), ``_loops/_asyncio_futures.py``,
-  ``_loops/_from_thread.py``, ``_loops/_default_executor.py``, ``_loops/_anyio_scopes.py`` (tasks
-  within cancel scopes of anyio's). trio's, loaded when it runs: ``_loops/_trio.py``,
-  ``_loops/_trio_suspension.py``, ``_loops/_trio_calls.py``, ``_loops/_trio_futures.py``,
-  ``_loops/_trio_traps.py``
+  ``_loops/_from_thread.py``, ``_loops/_default_executor.py``, ``_loops/_end_watch.py`` (for whom
+  its end waits), ``_loops/_anyio_scopes.py`` (tasks within cancel scopes of anyio's). trio's,
+  loaded when it runs: ``_loops/_trio.py``, ``_loops/_trio_suspension.py``,
+  ``_loops/_trio_calls.py``, ``_loops/_trio_futures.py``, ``_loops/_trio_traps.py``
 - where jobs wait: ``_executors.py`` (the way to a worker), ``_away.py`` (workers that wait for a
   task), ``_pool`` (``WorkerPool``): ``_pool/_limited_view.py``, ``_pool/_threads.py``,
-  ``_pool/_permits.py`` (who may work), ``_pool/_work_item.py``
+  ``_pool/_thread.py`` (its name), ``_pool/_permits.py`` (who may work), ``_pool/_work_item.py``
 - small things: ``_job.py`` (the job of this thread), ``_cancel_token.py``, ``_outcome.py``,
-  ``_lifetime.py`` (the end of a thread, a loop, a process; a fork), ``_callables.py``,
-  ``_errors.py`` (the texts), ``_libraries.py`` (what a program may load later)
+  ``_lifetime.py`` (the end of a thread, a loop, a process; a fork), ``_patience.py`` (who waits
+  for long says so), ``_callables.py``, ``_errors.py`` (the texts), ``_libraries.py`` (what a
+  program may load later)
 """
 
 from ._async_executor import AsyncExecutor as AsyncExecutor
@@ -46,6 +47,9 @@ from ._functions import configure as configure
 from ._functions import exec_in_eventloop as exec_in_eventloop
 from ._functions import exec_in_executor as exec_in_executor
 from ._functions import exec_in_executor_threading_future as exec_in_executor_threading_future
+from ._hops import Hop as Hop
+from ._hops import hops as hops
+from ._hops import print_hops as print_hops
 from ._on_cancel import on_cancel as on_cancel
 from ._pool import Statistics as Statistics
 from ._pool import WorkerPool as WorkerPool
@@ -54,6 +58,7 @@ from ._thread_loop import ensure_thread_event_loop as ensure_thread_event_loop
 
 __all__ = (
     "AsyncExecutor",
+    "Hop",
     "LimitedView",
     "Statistics",
     "ThreadpoolBlock",
@@ -67,7 +72,9 @@ __all__ = (
     "exec_in_eventloop",
     "exec_in_executor",
     "exec_in_executor_threading_future",
+    "hops",
     "on_cancel",
+    "print_hops",
     "threadpool",
     "unwrap_future",
 )
@@ -75,6 +82,7 @@ __all__ = (
 # (Not by name from globals(): with lazy imports that would find a placeholder.)
 for _public in (
     AsyncExecutor,
+    Hop,
     LimitedView,
     Statistics,
     ThreadpoolBlock,
@@ -88,7 +96,9 @@ for _public in (
     exec_in_eventloop,
     exec_in_executor,
     exec_in_executor_threading_future,
+    hops,
     on_cancel,
+    print_hops,
     threadpool,
     unwrap_future,
 ):

@@ -23,15 +23,17 @@ import queue
 import sys
 from _thread import get_ident
 from concurrent.futures import Executor, Future
+from time import monotonic
 from types import CodeType
 from typing import NoReturn
 
-from . import _away
+from . import _away, _patience
+from ._callables import name_of_executor
 from ._driver import where_suspended
 from ._errors import DROPPED, INLINE, NOT_RUN, PICKLED, STRAY, WORKER_GONE, report
 from ._executors import submit
 from ._interface import AnyStrand, Suspension
-from ._job import current
+from ._job import current, name_of_thread
 from ._thread_loop import withdraw_thread_event_loop
 
 #: Seconds after which a parked worker looks whether its loop is still there.
@@ -52,8 +54,12 @@ class BlockJob:
         "__dict__",
         "_suspension",
         "executor",
+        "since",
         "strand",
     )
+
+    #: What ``hops()`` calls it.
+    what = "block"
 
     #: The end of the request: the ident of the worker's thread, or an error or its text.
     #: Decided once, by ``setdefault``: a job that waits has no ``__dict__`` yet. (``take_failure``
@@ -73,6 +79,10 @@ class BlockJob:
     stray: BaseException | None = None
     #: Where the task is while the worker is parked; None is the loop.
     _towards: Executor | None = None
+    #: When the worker parked. Written by it.
+    parked_at = 0.0
+    #: Whether the worker has said, since then, that the loop does not answer.
+    has_complained = False
     #: Whether the parked worker has given up. Written by it before it looks into the inbox for the
     #: last time, read by ``unpark`` after it put something there.
     has_given_up = False
@@ -83,6 +93,8 @@ class BlockJob:
 
     def __init__(self, executor: Executor, strand: AnyStrand, suspension: Suspension) -> None:
         self.executor = executor
+        #: When it was queued; then when the worker began. By ``time.monotonic()``.
+        self.since = monotonic()
         #: None when the job has no more to do with the task: the executor may keep the job for
         #: long. Written by the thread that ends the request, or that releases the worker.
         self.strand: AnyStrand | None = strand
@@ -168,6 +180,7 @@ class BlockJob:
             return
         strand = self.strand
         assert strand is not None, "only a failure takes the strand away"
+        self.since = monotonic()
         strand.token.queued_job = None
         if strand.loop.is_closed():
             strand.abandon()
@@ -210,6 +223,7 @@ class BlockJob:
         """
         inbox = self._inbox
         assert inbox is not None, "made before the task left"
+        self.parked_at, self.has_complained = monotonic(), False
         _away.mark_away(self, self._towards)
         try:
             arrived: list[WorkerSuspension | None] = []
@@ -251,6 +265,7 @@ class BlockJob:
                 except queue.Empty:
                     if all(holder.is_gone() for holder in self._tasks(strand)):
                         return self._give_up(strand, inbox, taker)
+                    self._complain(strand)
                     continue
             suspension = arrived[0]
             if suspension is None:
@@ -259,6 +274,17 @@ class BlockJob:
             elif (found := suspension.take(taker)) is not None:
                 return found
             arrived.clear()
+
+    def _complain(self, strand: AnyStrand) -> None:
+        """Say so, once, if the loop has not looked at the task that was posted to it for long."""
+        seconds = monotonic() - self.parked_at
+        if self._towards is not None or self.has_complained or seconds < _patience.LIMIT:
+            return
+        # Until the loop has looked, the task is where it was. (So its coroutine is suspended.)
+        if strand.job is self:
+            self.has_complained = True
+            asked_at = where_suspended(strand.loop.coroutine_of(strand))
+            _patience.warn_no_answer(strand.loop, asked_at, seconds)
 
     def _tasks(self, strand: AnyStrand) -> list[AnyStrand]:
         """The tasks that may come back here."""
@@ -316,6 +342,20 @@ class BlockJob:
             if start <= self.instruction < end and number is not None:
                 line = number
         return f"{code.co_filename}:{line}"
+
+    def title(self) -> str:
+        """The name of the task."""
+        strand = self.strand
+        return "a task" if strand is None else strand.loop.name_of(strand)
+
+    def __repr__(self) -> str:
+        """As the ``repr`` of the task shows it."""
+        seconds = f"for {monotonic() - self.since:.1f} s"
+        on = name_of_executor(self.executor)
+        thread = self.claimed
+        if type(thread) is not int:
+            return f"the block at {self.where()}, waits {seconds} for a worker of {on}"
+        return f"the block at {self.where()}, {seconds} on {name_of_thread(thread)} of {on}"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(PICKLED.format(executor=type(self.executor).__qualname__))

@@ -24,11 +24,12 @@ from asyncio import AbstractEventLoop, Task
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from functools import partial
+from time import monotonic
 from typing import Any
 
-from ._callables import name_of
+from ._callables import name_of, unwrap_partial
 from ._cancel_token import CancelToken
-from ._errors import DROPPED, LOOP_RUNS_HERE, NO_CALLER, RESULT_LOST, STOP_ITERATION, warn
+from ._errors import DROPPED, LOOP_RUNS_HERE, NO_CALLER, RESULT_LOST, warn, without_stop_iteration
 from ._executors import submit
 from ._job import current, events
 from ._libraries import when_loaded
@@ -69,8 +70,11 @@ class CallJob:
         "_queue",
         "_value",
         "executor",
+        "since",
     )
 
+    #: What ``hops()`` calls it.
+    what = "call"
     #: A call is no task.
     strand = None
     #: The ident of the worker's thread; the outcome, if no worker here made it; ``_CANCELLED``.
@@ -98,6 +102,8 @@ class CallJob:
     ) -> None:
         #: None if the user has started the call.
         self.executor = executor
+        #: When it was queued; then when the worker began.
+        self.since = monotonic()
         #: The loop that it was called from (an asyncio loop, or a ``TrioLoop``), and its queue.
         self._loop = loop
         self._queue: Any = None
@@ -281,6 +287,10 @@ class CallJob:
     def deliver_again(self) -> None:
         if self._queue is not None and self._loop is not None:
             self._queue.post_again(self._loop)
+            self._queue.watch_end(self)
+
+    def has_ended(self) -> bool:
+        return self._func is None
 
     def abandon(self) -> None:
         """In any thread: the loop is closed."""
@@ -294,6 +304,7 @@ class CallJob:
         thread = get_ident()
         if self.claimed is not None or self.__dict__.setdefault("claimed", thread) is not thread:
             return
+        self.since = monotonic()
         slot = current.slot
         outer, slot.job = slot.job, self
         context = self._context
@@ -371,6 +382,10 @@ class CallJob:
     def where(self) -> str:
         return "a call" if self._func is None else f"the call of {name_of(self._func)}"
 
+    def title(self) -> str:
+        func = self._func
+        return "a call" if func is None else name_of(unwrap_partial(func))
+
     def __reduce__(self) -> tuple[Any, ...]:
         library = "asyncio" if self._queue is None else self._queue.library
         return RemoteCall, (self._func, self._args, self._kwargs, library)
@@ -383,12 +398,3 @@ def _cancel(thread: int, loop: AbstractEventLoop, task: Task[Any], why: tuple[An
         return
     with contextlib.suppress(RuntimeError):  # Closed: its thread has ended.
         loop.call_soon_threadsafe(task.cancel, *why)
-
-
-def without_stop_iteration(error: BaseException) -> BaseException:
-    """No future of a loop can hold StopIteration; raised in a coroutine it means something else."""
-    if not isinstance(error, StopIteration):
-        return error
-    instead = RuntimeError(STOP_ITERATION)
-    instead.__cause__ = error
-    return instead

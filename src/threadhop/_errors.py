@@ -30,6 +30,19 @@ ALL_PARKED = (
     "other executors. If those wait for something that needs one of these workers, it will never "
     "come. Give blocks that do so a pool of their own. Parked blocks: %s"
 )
+NO_ANSWER = (
+    "the event loop does not answer: for %.1f s it has not looked at what a worker asks of it. The "
+    "worker asked at %s and waits; the thread of the loop stands at %s. Does it wait for a lock "
+    "that the worker holds? Release locks before you go to the loop, and keep what blocks off it"
+)
+RUN_WAITS = (
+    "the event loop comes to its end, and has waited for %.1f s for bodies and calls on worker "
+    "threads, which cannot be killed: %s. Let them ask check_cancelled(), or limit their time"
+)
+PROCESS_WAITS = (
+    "the process comes to its end, and has waited for %.1f s for bodies and calls on worker "
+    "threads, which cannot be killed: %s. Let them ask check_cancelled(), or limit their time"
+)
 LOOP_CLOSED = (
     "the event loop was closed while a task was in the block at %s: the task is lost. Let the loop "
     "wait for its tasks before you close it"
@@ -228,6 +241,15 @@ _OFF_LOOP = (
 )
 #: As many errors are looked at: client libraries wrap them.
 _DEPTH = 6
+
+
+def without_stop_iteration(error: BaseException) -> BaseException:
+    """No future of a loop can hold StopIteration; raised in a coroutine it means something else."""
+    if not isinstance(error, StopIteration):
+        return error
+    instead = RuntimeError(STOP_ITERATION)
+    instead.__cause__ = error
+    return instead
 
 
 def add_remedy(error: BaseException) -> None:

@@ -8,6 +8,7 @@ loop and is woken again, and what a cancellation is there. Each library has them
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
@@ -147,6 +148,22 @@ class Loop(ABC):
         *tokens* belongs to the current Context.
         """
 
+    # For those who look what runs where. In any thread.
+
+    #: The thread that runs the loop.
+    thread: threading.Thread | None = None
+
+    def is_running(self) -> bool:
+        return True
+
+    def name_of(self, strand: AnyStrand) -> str:
+        """The name of the task, which is away or was."""
+        return "a task"
+
+    def coroutine_of(self, strand: AnyStrand) -> Any:
+        """The coroutine of the task, which is away or was; None if the loop does not know it."""
+        return strand.coro
+
 
 class AnyStrand(Protocol):
     """A ``Strand``, as its loop, its jobs and the traps see it."""
@@ -164,6 +181,7 @@ class AnyStrand(Protocol):
     refusal: BaseException | None
     departures: tuple[Any, ...]
     calling: Any
+    task_has_ended: Callable[[], bool] | None
 
     # In the coroutine.
     def suspend_on_loop(self) -> object: ...

@@ -77,6 +77,10 @@ class RunningJob(Protocol):
         """The ``file:line`` of the block, or the name of the function."""
         ...
 
+    def title(self) -> str:
+        """In any thread: the name of the task, or of the function."""
+        ...
+
 
 class Slot:
     """The job that a thread does at the moment. Written by that thread only, read by all.
@@ -121,6 +125,22 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def name_of_thread(ident: int) -> str:
+    """In any thread: without what a worker adds to it."""
+    for thread in threading.enumerate():
+        if thread.ident == ident:
+            return getattr(thread, "base_name", thread.name)
+    return "a thread"
+
+
+def title_of(thread: int | None) -> str | None:
+    """In any thread: for what *thread* works now, if it does."""
+    ref = _slots.get(thread) if thread is not None else None
+    slot = None if ref is None else ref()
+    job = None if slot is None else slot.job
+    return None if job is None else job.title()
 
 
 def all_slots() -> list[Slot]:

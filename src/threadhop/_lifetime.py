@@ -21,11 +21,17 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures.thread  # its exit hook must be there before ours
+import contextlib
 import os
 import threading
-from _thread import get_ident
+from _thread import allocate_lock, get_ident
+from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import WeakSet
+
+from . import _patience
+from ._errors import PROCESS_WAITS, warn
+from ._job import all_slots
 
 
 class Joinable(Protocol):
@@ -41,6 +47,8 @@ class Joinable(Protocol):
 class _Process:
     #: Written once, by the main thread at the end of the process.
     is_ending = False
+    #: Set by ``_hops``, which knows.
+    bodies_of: Callable[[object], list[str]]
 
 
 #: Workers that have begun and not left. Its steps are atomic: no lock.
@@ -52,6 +60,15 @@ _pools: WeakSet[Joinable] = WeakSet()
 def is_ending() -> bool:
     """Whether the main thread has come to its end, and waits for the workers of all pools."""
     return _Process.is_ending
+
+
+def bodies_of(loop: object) -> list[str]:
+    """In any thread: the bodies and calls that run, in words; for *loop* or, if None, for all."""
+    return _Process.bodies_of(loop)
+
+
+def have_bodies_told(bodies_of: Callable[[object], list[str]]) -> None:
+    _Process.bodies_of = staticmethod(bodies_of)
 
 
 def survive_forks(pool: Joinable) -> None:
@@ -75,6 +92,8 @@ def join_no_more() -> None:
 def _end() -> None:
     """In the main thread, at its end."""
     _Process.is_ending = True
+    if any(slot.job is not None for slot in all_slots()):
+        _watch()
     here = threading.current_thread()
     # The last ones may need others: while one is away, another one starts in its place.
     while threads := {thread: pool for thread, pool in list(_live.items()) if thread is not here}:
@@ -83,6 +102,22 @@ def _end() -> None:
         for thread in threads:
             thread.join()
             _live.pop(thread, None)  # Also one that died of a mistake of ours.
+
+
+def _watch() -> None:
+    """In the main thread: should the end take long, have a thread say for whom it waits."""
+    over = allocate_lock()
+    over.acquire()
+    watcher = threading.Thread(target=_say, args=(over,), name="threadhop-end", daemon=True)
+    with contextlib.suppress(RuntimeError):  # No more threads.
+        watcher.start()
+        # The workers of stock executors are joined before that.
+        atexit.register(over.release)
+
+
+def _say(over: Any) -> None:
+    if not over.acquire(True, _patience.LIMIT) and (bodies := bodies_of(None)):
+        warn(PROCESS_WAITS, _patience.LIMIT, ", ".join(bodies))
 
 
 def _after_fork() -> None:

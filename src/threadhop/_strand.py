@@ -122,8 +122,8 @@ class Strand:
         self.target = self.entering = self.new_entries = self.worker_suspension = None
 
     def __repr__(self) -> str:
-        place = f"in the block at {self.where()}" if self.entries else "on its way"
-        return f"<threadhop: {place}>"
+        job: object = self.job or innermost_job(self.entries) or self.token.queued_job
+        return f"<threadhop: {'on its way' if job is None else f'in {job}'}>"
 
     # In the coroutine.
 

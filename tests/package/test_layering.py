@@ -17,7 +17,7 @@ PACKAGE = Path(threadhop.__file__).parent
 FLOORS = (
     {"threadhop"},
     {"_async_executor"},
-    {"_blocks", "_functions", "_cancellation", "_on_cancel"},
+    {"_blocks", "_functions", "_cancellation", "_on_cancel", "_hops"},
     {"_adoption", "_decorator", "_call_job"},
     {"_loops"},
     {"_loops._anyio_scopes"},
@@ -25,7 +25,7 @@ FLOORS = (
     {"_loops._trio_calls", "_loops._trio_suspension"},
     {"_loops._trio_futures"},
     {"_loops._asyncio_futures", "_loops._from_thread", "_loops._entry_queue"},
-    {"_loops._default_executor", "_loops._trio_traps"},
+    {"_loops._default_executor", "_loops._end_watch", "_loops._trio_traps"},
     {"_strand"},
     {"_traps"},
     {"_yields"},
@@ -36,7 +36,8 @@ FLOORS = (
     {"_pool"},
     {"_pool._limited_view"},
     {"_pool._threads", "_thread_loop", "_remote"},
-    {"_pool._permits", "_lifetime", "_job"},
+    {"_pool._permits", "_pool._thread", "_lifetime"},
+    {"_job", "_patience"},
     {
         *("_pool._work_item", "_cancel_token", "_outcome", "_callables", "_errors", "_libraries"),
         *("_loops._attributes", "_loops._eventfd"),

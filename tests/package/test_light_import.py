@@ -8,7 +8,7 @@ from helpers.child import run_in_child
 BASELINE = "import asyncio, concurrent.futures.thread, typing"
 
 #: Small modules of the standard library, which may come in addition.
-SMALL = {"__future__", "copy", "gc"}
+SMALL = {"__future__", "copy", "dataclasses", "gc"}
 
 
 def test_the_import_asks_for_no_optional_library() -> None:

@@ -123,6 +123,8 @@ NAMES = {
     "Future._callbacks": _TASK.format(name="_callbacks", others=_FUNCTIONS),
     # (Functions ask what is no Future of asyncio's for it, too.)
     "Future._loop": _TASK.format(name="_loop", others=""),
+    "sys._current_frames": "del sys._current_frames",
+    "_thread_name_prefix": _EXECUTOR.format(name="_thread_name_prefix"),
     "loop._default_executor": _LOOP.format(name="_default_executor"),
     "loop._selector": _SELECTOR,
     "loop._executor_shutdown_called": _LOOP.format(name="_executor_shutdown_called"),

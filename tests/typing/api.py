@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
-from typing import Any, assert_type
+from io import StringIO
+from typing import Any, Literal, assert_type
 
 import threadhop
 from threadhop import (
     AsyncExecutor,
+    Hop,
     LimitedView,
     Statistics,
     ThreadpoolBlock,
@@ -28,7 +30,9 @@ from threadhop import (
     exec_in_eventloop,
     exec_in_executor,
     exec_in_executor_threading_future,
+    hops,
     on_cancel,
+    print_hops,
     threadpool,
     unwrap_future,
 )
@@ -394,3 +398,23 @@ def what_a_pool_has() -> None:
     workers.submit(plain, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     view.limited(1)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     del standard, executor
+
+
+# --- what runs where ---
+
+
+def what_runs_where() -> None:
+    assert_type(hops(), tuple[Hop, ...])
+    for hop in hops():
+        assert_type(hop.what, Literal["block", "loop part", "call", "iterator"])
+        assert_type(hop.state, Literal["queued", "running", "away"])
+        assert_type(hop.name, str)
+        assert_type(hop.where, str)
+        assert_type(hop.seconds, float)
+        assert_type(hop.executor, Executor)
+        assert_type(hop.thread, str | None)
+        hop.name = "frozen"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    assert_type(print_hops(), None)
+    print_hops(StringIO())
+    print_hops(file=None)
+    print_hops("file")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -26,11 +26,12 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any
 
+from .._callables import begins_unseen
 from .._interface import AnyStrand
 from .._libraries import when_loaded
 from .._outcome import Outcome
 from . import _asyncio
-from ._asyncio import NO_CONTEXT, AsyncioSuspension, begins_unseen
+from ._asyncio import NO_CONTEXT, AsyncioSuspension
 from ._asyncio_futures import WaitingFuture
 
 #: anyio's asyncio side. A program may have imported anyio, and not have used it yet.

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dis
 import sys
 import threading
 import weakref
@@ -26,6 +25,7 @@ from functools import partial
 from typing import Any
 
 from .. import _lifetime
+from .._callables import begins_unseen
 from .._errors import NO_TASK, ODD_TASK
 from .._interface import AnyStrand, Loop, LoopSuspension
 from .._job import events
@@ -34,8 +34,9 @@ from .._outcome import Outcome
 from .._strand import Strand
 from .._traps import checkpoint
 from .._variables import Tokens
-from ._attributes import LOOP, STRAND
+from ._attributes import LOOP, STRAND, task_of
 from ._default_executor import default_executor_of, shown_default_executor
+from ._end_watch import EndWatch, HasEnded
 from ._entry_queue import EntryQueue, Posted
 from ._from_thread import from_thread_run
 
@@ -110,7 +111,7 @@ def loop_of(loop: AbstractEventLoop) -> AsyncioLoop:
 class AsyncioLoop(EntryQueue, Loop):
     """One for each asyncio loop, stored as an attribute of it."""
 
-    __slots__ = ("_loop", "_thread", "asyncgen_hooks")
+    __slots__ = ("_end", "_is_in_daemon", "_loop", "asyncgen_hooks", "said", "thread")
 
     library = "asyncio"
 
@@ -118,7 +119,11 @@ class AsyncioLoop(EntryQueue, Loop):
         super().__init__(loop)
         self._loop = weakref.ref(loop)
         #: The thread that runs the loop.
-        self._thread = threading.current_thread()
+        self.thread = thread = threading.current_thread()
+        self._is_in_daemon = thread.daemon
+        #: The lines of warnings that it does not answer.
+        self.said: set[tuple[str, str]] = set()
+        self._end = EndWatch()
         #: The loop's own, set when it began to run. (As a tuple: they refer to the loop, and the
         #: garbage collector does not know the type that sys returns.)
         self.asyncgen_hooks = tuple(sys.get_asyncgen_hooks())
@@ -149,7 +154,23 @@ class AsyncioLoop(EntryQueue, Loop):
             return True
         # A loop that runs in a thread of its own may still bring the task back; but daemon
         # threads are not waited for.
-        return _lifetime.is_ending() and (not loop.is_running() or self._thread.daemon)
+        return _lifetime.is_ending() and (not loop.is_running() or self._is_in_daemon)
+
+    def is_running(self) -> bool:
+        loop = self._loop()
+        return loop is not None and loop.is_running()
+
+    def name_of(self, strand: AnyStrand) -> str:
+        task = task_of(strand)
+        return super().name_of(strand) if task is None else str(task.get_name())
+
+    def coroutine_of(self, strand: AnyStrand) -> Any:
+        task = task_of(strand)
+        return strand.coro if task is None else task.get_coro()
+
+    def watch_end(self, call: HasEnded | None = None) -> None:
+        """In the loop thread: somebody is cancelled and works on, perhaps for *call*."""
+        self._end.watch(self, self._loop(), call)
 
     def default_executor(self, strand: AnyStrand) -> Executor:
         loop = self._loop()
@@ -192,22 +213,6 @@ class AsyncioLoop(EntryQueue, Loop):
 
 #: For a driver that is no Task, and names none.
 NO_CONTEXT = Context()
-
-
-def begins_unseen(func: Callable[..., Any]) -> None:
-    """Let *func* begin without a look for signals: none of them can come before its first line.
-
-    CPython looks when a function begins, but not when a coroutine goes on after an ``await``. Both
-    is the same instruction, with another argument. Elsewhere nothing changes.
-    """
-    resume = dis.opmap.get("RESUME")
-    if resume is None or sys.version_info >= (3, 16):  # From then on nobody has looked.
-        return
-    code = bytearray(func.__code__.co_code)
-    at = next(at for at in range(0, len(code), 2) if code[at] == resume)
-    if code[at + 1] == 0:
-        code[at + 1] = 2
-        func.__code__ = func.__code__.replace(co_code=bytes(code))
 
 
 class AsyncioSuspension(LoopSuspension):
@@ -280,6 +285,8 @@ class AsyncioSuspension(LoopSuspension):
         strand.token.request(() if msg is None else (msg,))
         look()
         strand.loop.post_again(self._loop)  # type: ignore[attr-defined]
+        if events._get_running_loop() is None:
+            strand.loop.watch_end()  # type: ignore[attr-defined]
         return True
 
     def done(self) -> bool:

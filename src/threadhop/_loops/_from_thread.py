@@ -6,17 +6,20 @@ import asyncio
 import contextlib
 import inspect
 import queue
+import sys
 from asyncio import Task
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
+from time import monotonic
 from typing import Any
 
+from .. import _patience
 from .._callables import async_kind
 from .._errors import LOOP_IS_CLOSED, LOOP_WENT_AWAY
 from .._job import Caller, events
 from .._outcome import Outcome
 from .._variables import Tokens, merge_changes, name_library
-from ._attributes import STRAND
+from ._attributes import LOOP, STRAND
 
 #: Seconds after which a waiting worker looks whether the loop is still there.
 POLL = 1.0
@@ -31,7 +34,7 @@ class FromThreadCall:
     #: As sniffio names it.
     library = "asyncio"
 
-    __slots__ = ("_caller", "_context", "_ended", "_func", "_loop", "_task")
+    __slots__ = ("_caller", "_context", "_ended", "_func", "_loop", "_task", "since", "target")
 
     def __init__(
         self, loop: Any, caller: Caller, func: Callable[[], Any], context: Context
@@ -40,6 +43,9 @@ class FromThreadCall:
         self._caller = caller
         #: None when it was called, or need not be.
         self._func: Callable[[], Any] | None = func
+        #: The same, and since when it waits or is called: for ``hops()``.
+        self.target: Callable[[], Any] | None = func
+        self.since = monotonic()
         self._context = context
         #: Gets one object with a ``result()``, from the loop thread. (The task of a coroutine puts
         #: itself there by a callback in C: Ctrl+C cannot keep it from that.)
@@ -50,7 +56,7 @@ class FromThreadCall:
 
     def run(self, post: Post) -> Any:
         """Have it made, wait, return its result."""
-        caller, ended = self._caller, None
+        caller, ended, has_complained = self._caller, None, False
         token = caller.token
         token.register(self.cancel_soon)
         caller.calling = self
@@ -61,6 +67,7 @@ class FromThreadCall:
                     ended = self._ended.get(True, POLL)
                 except queue.Empty:
                     if not caller.is_gone():
+                        has_complained = has_complained or self._complain()
                         continue
                     # Once more: the result may have come just before the loop was closed.
                     try:
@@ -68,13 +75,22 @@ class FromThreadCall:
                     except queue.Empty:
                         raise RuntimeError(LOOP_WENT_AWAY) from None
         finally:
-            self._func = self._task = caller.calling = None
+            self._func = self.target = self._task = caller.calling = None
             token.unregister(self.cancel_soon)
         try:
             return ended.result()
         finally:
             # A traceback of its error refers to this frame.
             del ended
+
+    def _complain(self) -> bool:
+        """Say so if the loop has not looked at the call for long. True if it was said."""
+        seconds = monotonic() - self.since
+        if self._func is None or seconds < _patience.LIMIT:
+            return False
+        asked_at = _patience.users_line(sys._getframe()) or "an unknown line"
+        _patience.warn_no_answer(getattr(self._loop, LOOP, None), asked_at, seconds)
+        return True
 
     # In the loop thread.
 
@@ -121,6 +137,15 @@ class FromThreadCall:
         return getattr(self._task, STRAND, None) is strand
 
     # In any thread.
+
+    def has_begun(self) -> bool:
+        """Whether the loop has looked."""
+        return self._func is None
+
+    def coroutine(self) -> Any:
+        """The coroutine that the loop runs, if it does."""
+        task = self._task
+        return None if task is None else task.get_coro()
 
     def cancel_soon(self, why: tuple[Any, ...]) -> None:
         """The caller is cancelled."""

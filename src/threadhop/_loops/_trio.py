@@ -76,21 +76,25 @@ class TrioLoop(EntryQueue, Loop):
 
     __slots__ = (
         "__weakref__",
-        "_thread",
         "asyncgen_hooks",
         "departures",
         "is_over",
+        "said",
         "strands",
+        "thread",
         "token",
         "watcher",
     )
 
     library = "trio"
+    thread: threading.Thread
 
     def __init__(self) -> None:
         super().__init__()
         self.token = lowlevel.current_trio_token()
-        self._thread = threading.current_thread()
+        self.thread = threading.current_thread()
+        #: The lines of warnings that it does not answer.
+        self.said: set[tuple[str, str]] = set()
         #: Whether the run has ended. Written in the thread of the run, or by one that finds out.
         self.is_over = False
         #: By task. An entry goes when its task ends, see ``_Watcher``: a weak dictionary would keep
@@ -143,7 +147,7 @@ class TrioLoop(EntryQueue, Loop):
         if self.is_over:
             return True
         # As with asyncio: a run in a thread of its own may still bring the task back.
-        thread = self._thread
+        thread = self.thread
         return _lifetime.is_ending() and (
             thread is threading.main_thread() or thread.daemon or not thread.is_alive()
         )
@@ -172,6 +176,18 @@ class TrioLoop(EntryQueue, Loop):
 
     async def let_pending_cancellation_out(self) -> None:
         await lowlevel.checkpoint_if_cancelled()
+
+    def name_of(self, strand: AnyStrand) -> str:
+        task = self._task_of(strand)
+        return super().name_of(strand) if task is None else str(task.name)
+
+    def coroutine_of(self, strand: AnyStrand) -> Any:
+        task = self._task_of(strand)
+        return strand.coro if task is None else task.coro
+
+    def _task_of(self, strand: AnyStrand) -> Any:
+        """In any thread; None if it has ended."""
+        return next((task for task, its in self.strands.copy().items() if its is strand), None)
 
     def run(self, caller: Any, func: Callable[[], Any], tokens: Tokens) -> Any:
         return from_thread_run_on_trio(self, caller, func, tokens)

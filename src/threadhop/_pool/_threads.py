@@ -28,6 +28,7 @@ from weakref import WeakSet
 from .. import _lifetime
 from .._errors import DROPPED, NO_JOIN, POOL_ENDED, report
 from ._permits import Gate, Permits, drain, fail_all, holding, log
+from ._thread import WorkerThread
 from ._work_item import Job
 
 #: Seconds after which a parked worker leaves.
@@ -135,7 +136,7 @@ class Threads(Permits):
         self._ended = [thread for thread in self._ended if thread.is_alive()]
         numbers = set(self._threads.values())
         number = next(number for number in count() if number not in numbers)
-        thread = threading.Thread(
+        thread = WorkerThread(
             target=self._work, name=f"{self.name}_{number}", daemon=_lifetime.DAEMON
         )
         try:
