@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import math
 import sys
 import threading
 import weakref
@@ -19,7 +21,6 @@ from helpers.steps import LIMIT, Gate, busy, wait_until
 import threadhop._pool
 from threadhop import Statistics, WorkerPool, ensure_thread_event_loop
 from threadhop._errors import DROPPED
-from threadhop._pool import _threads
 
 of_pool_and_view = pytest.mark.parametrize("of_view", [False, True], ids=["pool", "view"])
 
@@ -49,6 +50,48 @@ def test_a_number_that_is_no_int_is_a_type_error(name: str, wrong: Any) -> None:
 def test_a_number_below_one_is_a_value_error(name: str, wrong: int) -> None:
     with pytest.raises(ValueError, match=f"{name} must be greater than 0"):
         NUMBERS[name](wrong)
+
+
+LIMITS: dict[str, Callable[[Any], object]] = {
+    "max_queued": lambda number: WorkerPool(1, max_queued=number),
+    "limited": lambda number: WorkerPool(1).limited(1, max_queued=number),
+}
+
+
+@pytest.mark.parametrize("of", LIMITS)
+def test_max_queued_is_an_int_of_at_least_zero_or_none(of: str) -> None:
+    for fine in (None, 0, 7):
+        LIMITS[of](fine)
+    for wrong in (True, False, "4", 2.0):
+        with pytest.raises(
+            TypeError, match=f"max_queued must be an int, not {type(wrong).__name__}"
+        ):
+            LIMITS[of](wrong)
+    with pytest.raises(ValueError, match="max_queued must be at least 0, not -1"):
+        LIMITS[of](-1)
+
+
+def test_idle_timeout_is_a_number_of_at_least_zero_or_none() -> None:
+    for fine in (None, 0, 0.0, 7, 1e300, math.inf):
+        with WorkerPool(2, idle_timeout=fine) as pool:
+            assert pool.submit(int).result(LIMIT) == 0
+    wrong: Any
+    for wrong in (True, False, "4", 1j):
+        with pytest.raises(TypeError, match="idle_timeout must be a number of seconds"):
+            WorkerPool(2, idle_timeout=wrong)
+    for wrong in (-1, -0.1, math.nan, -math.inf):
+        with pytest.raises(ValueError, match="idle_timeout must be at least 0"):
+            WorkerPool(2, idle_timeout=wrong)
+
+
+def test_what_is_new_may_be_named_only_and_comes_after_the_standard_arguments() -> None:
+    mine = inspect.signature(WorkerPool).parameters
+    standard = inspect.signature(ThreadPoolExecutor).parameters
+    assert list(mine)[: len(standard) - ("ctxkwargs" in standard)] == [*standard][:4]
+    more = {name: mine[name] for name in list(mine)[4:]}
+    assert [*more] == ["max_threads", "max_queued", "idle_timeout"]
+    assert {parameter.kind for parameter in more.values()} == {inspect.Parameter.KEYWORD_ONLY}
+    assert more["idle_timeout"].default == 30.0
 
 
 def test_fewer_threads_than_workers_is_a_value_error() -> None:
@@ -208,11 +251,8 @@ def test_the_newest_idle_thread_is_used_first() -> None:
         assert len(threads) == 1
 
 
-def test_idle_threads_leave_and_others_start_when_they_are_needed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(_threads, "IDLE", 0.01)
-    with WorkerPool(3, "mine") as pool:
+def test_idle_threads_leave_and_others_start_when_they_are_needed() -> None:
+    with WorkerPool(3, "mine", idle_timeout=0.01) as pool:
         for _ in range(5):
             with busy(pool, 3):
                 assert {thread.name for thread in pool._threads} == {"mine_0", "mine_1", "mine_2"}
@@ -220,12 +260,34 @@ def test_idle_threads_leave_and_others_start_when_they_are_needed(
             assert pool.statistics() == (3, 0, 0, 0, 0)
 
 
-def test_a_pool_of_one_keeps_its_thread_and_what_belongs_to_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.parametrize("idle_timeout", [None, math.inf])
+def test_threads_without_an_idle_timeout_stay(idle_timeout: float | None) -> None:
+    with WorkerPool(2, idle_timeout=idle_timeout) as pool, WorkerPool(2, idle_timeout=0) as other:
+        with busy(pool, 2):
+            threads = pool._threads
+        with busy(other, 2):
+            pass
+        wait_until(lambda: not other._threads)
+        with busy(pool, 2):
+            assert pool._threads == threads
+
+
+def test_with_an_idle_timeout_of_zero_a_thread_leaves_when_nothing_waits() -> None:
+    with WorkerPool(2, idle_timeout=0) as pool:
+        for _ in range(20):
+            with busy(pool, 2):
+                waiting = [pool.submit(int) for _ in range(5)]
+            assert [future.result(LIMIT) for future in waiting] == [0] * 5
+            wait_until(lambda: not pool._threads)
+    with WorkerPool(1, idle_timeout=0) as one:
+        thread = one.submit(threading.current_thread).result(LIMIT)
+        wait_until(lambda: one.statistics().idle == 1)
+        assert one.submit(threading.current_thread).result(LIMIT) is thread
+
+
+def test_a_pool_of_one_keeps_its_thread_and_what_belongs_to_it() -> None:
     """Also when it has had nothing to do for much longer than others keep theirs."""
-    monkeypatch.setattr(_threads, "IDLE", 0.001)
-    with WorkerPool(1) as one, WorkerPool(2) as two:
+    with WorkerPool(1, idle_timeout=0.001) as one, WorkerPool(2, idle_timeout=0.001) as two:
         thread = one.submit(threading.current_thread).result(LIMIT)
         for _ in range(3):
             with busy(two):
@@ -234,10 +296,9 @@ def test_a_pool_of_one_keeps_its_thread_and_what_belongs_to_it(
             assert one.submit(threading.current_thread).result(LIMIT) is thread
 
 
-def test_a_new_thread_has_the_smallest_number_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_thread_has_the_smallest_number_that_is_free() -> None:
     """No two threads share a name, whichever has left before."""
-    monkeypatch.setattr(_threads, "IDLE", 0.01)
-    with WorkerPool(2, "mine") as pool:
+    with WorkerPool(2, "mine", idle_timeout=0.01) as pool:
         with busy(pool) as release_first:
             with busy(pool):
                 assert {thread.name for thread in pool._threads} == {"mine_0", "mine_1"}
@@ -372,8 +433,7 @@ def test_shutdown_waits_for_a_thread_that_has_left_the_pool_and_not_quite_ended(
 
 def test_shutdown_waits_for_a_thread_that_starts_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """1 shutdown joins A, 2 A goes away, B starts in its place, 3 A ends, 4 shutdown joins B."""
-    monkeypatch.setattr(_threads, "IDLE", 0.01)
-    pool = WorkerPool(1, max_threads=2)
+    pool = WorkerPool(1, max_threads=2, idle_timeout=0.01)
     a, b = Traveller(pool), Gate()
     future = pool.submit(b.stop_here)
     join = threading.Thread.join
@@ -397,16 +457,13 @@ def test_shutdown_waits_for_a_thread_that_starts_meanwhile(monkeypatch: pytest.M
     assert was_done
 
 
-def test_workers_in_the_reserve_leave_although_a_job_waits_for_the_busy_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_workers_in_the_reserve_leave_although_a_job_waits_for_the_busy_one() -> None:
     """1 A and B are away and C works, 2 a job waits, 3 A and B come back and end.
 
     There is one place, and C has it. A and B have nothing to do, and leave when they were idle for
     long enough. They neither stay because of the job, nor do they run in circles.
     """
-    monkeypatch.setattr(_threads, "IDLE", 0.02)
-    with WorkerPool(1, max_threads=3) as pool:
+    with WorkerPool(1, max_threads=3, idle_timeout=0.02) as pool:
         travellers = [Traveller(pool).go_away() for _ in range(2)]
         with busy(pool):
             waiting = pool.submit(int)

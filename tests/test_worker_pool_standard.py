@@ -31,7 +31,7 @@ def test_submit_keeps_every_keyword_for_the_function(executor: Executor) -> None
         return args, kwargs
 
     future = executor.submit(func, 1, self=2, fn=3, job=4)
-    assert type(future) is Future
+    assert isinstance(future, Future)
     assert future.result(LIMIT) == ((1,), {"self": 2, "fn": 3, "job": 4})
     with pytest.raises(TypeError):
         executor.submit(fn=func)  # type: ignore[call-arg]

@@ -27,8 +27,9 @@ rooms, from the public face down; imports point down only, for types too:
   loaded when it runs: ``_loops/_trio.py``, ``_loops/_trio_suspension.py``,
   ``_loops/_trio_calls.py``, ``_loops/_trio_futures.py``, ``_loops/_trio_traps.py``
 - where jobs wait: ``_executors.py`` (the way to a worker), ``_away.py`` (workers that wait for a
-  task), ``_pool`` (``WorkerPool``): ``_pool/_limited_view.py``, ``_pool/_threads.py``,
-  ``_pool/_thread.py`` (its name), ``_pool/_permits.py`` (who may work), ``_pool/_work_item.py``
+  task), ``_pool`` (``WorkerPool``): ``_pool/_limited_view.py``, ``_pool/_view_limiter.py``,
+  ``_pool/_limits.py`` (how many may wait), ``_pool/_threads.py``, ``_pool/_thread.py`` (its name),
+  ``_pool/_permits.py`` (who may work), ``_pool/_work_item.py``, ``_pool/_futures.py``
 - small things: ``_job.py`` (the job of this thread), ``_cancel_token.py``, ``_outcome.py``,
   ``_lifetime.py`` (the end of a thread, a loop, a process; a fork), ``_patience.py`` (who waits
   for long says so), ``_callables.py``, ``_errors.py`` (the texts), ``_libraries.py`` (what a
@@ -54,12 +55,14 @@ from ._on_cancel import on_cancel as on_cancel
 from ._pool import Statistics as Statistics
 from ._pool import WorkerPool as WorkerPool
 from ._pool._limited_view import LimitedView as LimitedView
+from ._pool._limits import PoolBusy as PoolBusy
 from ._thread_loop import ensure_thread_event_loop as ensure_thread_event_loop
 
 __all__ = (
     "AsyncExecutor",
     "Hop",
     "LimitedView",
+    "PoolBusy",
     "Statistics",
     "ThreadpoolBlock",
     "ThreadpoolFunction",
@@ -84,6 +87,7 @@ for _public in (
     AsyncExecutor,
     Hop,
     LimitedView,
+    PoolBusy,
     Statistics,
     ThreadpoolBlock,
     ThreadpoolFunction,

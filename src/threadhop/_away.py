@@ -2,25 +2,41 @@
 
 All workers of an executor may be away at once. Then nothing that their tasks wait for may need one
 of them. Nobody can tell whether it does; but a warning can say which blocks hold the workers.
+
+A worker of a ``WorkerPool`` that waits for a future of that pool is away, too: ``result`` puts such
+a wait into ``WaitForOwnPool``.
 """
 
 from __future__ import annotations
 
 import sys
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 from ._errors import ALL_PARKED, warn
-from ._job import RunningJob
-from ._pool import WorkerPool
-from ._pool._limited_view import LimitedView
+from ._job import RunningJob, current
 
-#: They start another worker in the place of one that is away. Their subclasses do not count: nobody
-#: knows where the jobs of those run.
-COMPENSATES = frozenset((WorkerPool, LimitedView))
+#: They start another worker in the place of one that is away: the pools add themselves. Their
+#: subclasses do not count: nobody knows where the jobs of those run.
+COMPENSATES: set[type] = set()
 
 _AWAY = "_threadhop_parked"
 _WARNED = "_threadhop_warned"
+
+
+class Parked(Protocol):
+    """What a worker does that is away."""
+
+    def where(self) -> str:
+        """The ``file:line`` of its block, or the name of the function."""
+        ...
+
+
+class Place(Protocol):
+    """A pool or a view, as its workers see it."""
+
+    def away(self) -> None: ...
+    def back(self) -> None: ...
 
 
 def mark_away(job: RunningJob, towards: Executor | None) -> None:
@@ -30,7 +46,7 @@ def mark_away(job: RunningJob, towards: Executor | None) -> None:
     if not compensates and type(executor) is not ThreadPoolExecutor:
         return
     owner = _owner(executor)
-    away: set[RunningJob] = owner.__dict__.setdefault(_AWAY, set())
+    away: set[Parked] = owner.__dict__.setdefault(_AWAY, set())
     # Noted for at least as long as it counts: a thread that finds all of them away knows their
     # lines.
     away.add(job)
@@ -38,15 +54,7 @@ def mark_away(job: RunningJob, towards: Executor | None) -> None:
         executor.away()
     # A task that went to another pool comes back by itself, unless all of that is away, too.
     if _are_all_away(executor) and (towards is None or _are_all_away(towards)):
-        others = away.copy()
-        if len(others) < _threads_of(owner):  # One has come back meanwhile.
-            return
-        lines = tuple(sorted({other.where() for other in others}))
-        # Once for each set of lines: it may be just how the program works.
-        warned: set[tuple[str, ...]] = owner.__dict__.setdefault(_WARNED, set())
-        if lines not in warned:
-            warned.add(lines)
-            warn(ALL_PARKED, len(others), owner, ", ".join(lines))
+        _warn(owner, away)
 
 
 def mark_back(job: RunningJob) -> None:
@@ -59,15 +67,70 @@ def mark_back(job: RunningJob) -> None:
         away.discard(job)
 
 
+class WaitForOwnPool:
+    """In a worker of *pool*: within the ``with`` it waits for a future of that pool."""
+
+    def __init__(self, pool: Executor | None, place: Place) -> None:
+        #: None if nobody has the pool any more; its threads go on.
+        self._pool = pool
+        #: The pool, or the view whose job the worker does.
+        self._place = place
+        job = current.slot.job
+        self._where = _line_of_user() if job is None else job.where()
+
+    def __enter__(self) -> None:
+        pool = self._pool
+        if pool is None:
+            self._place.away()
+            return
+        away: set[Parked] = pool.__dict__.setdefault(_AWAY, set())
+        away.add(self)
+        self._place.away()
+        if pool.is_exhausted():  # type: ignore[attr-defined]
+            _warn(pool, away)
+
+    def __exit__(self, *error: object) -> None:
+        self._place.back()
+        if self._pool is not None:
+            self._pool.__dict__[_AWAY].discard(self)
+
+    def where(self) -> str:
+        return self._where
+
+
+def _line_of_user() -> str:
+    """The line that waits: the first one up the stack that is not the library's, nor Python's."""
+    frame: Any = sys._getframe(2)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_INNER):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+_INNER = (__name__.partition(".")[0] + ".", "concurrent.futures")
+
+
+def _warn(owner: Any, away: set[Parked]) -> None:
+    """All workers of *owner* are away, or were just now."""
+    others = away.copy()
+    if len(others) < _threads_of(owner):  # One has come back meanwhile.
+        return
+    lines = tuple(sorted({other.where() for other in others}))
+    # Once for each set of lines: it may be just how the program works.
+    warned: set[tuple[str, ...]] = owner.__dict__.setdefault(_WARNED, set())
+    if lines not in warned:
+        warned.add(lines)
+        warn(ALL_PARKED, len(others), owner, ", ".join(lines))
+
+
 def _owner(executor: Any) -> Any:
     """The executor that has the threads: those of a view are its pool's."""
-    return executor._pool if type(executor) is LimitedView else executor
+    return getattr(executor, "_pool", executor)
 
 
 def _threads_of(owner: Any) -> int:
     """How many threads there may be. If an executor does not tell, nobody is ever warned."""
-    if type(owner) is WorkerPool:
-        threads: int = owner._workers.max_threads
+    if type(owner) is not ThreadPoolExecutor:
+        threads: int = owner._max_threads
         return threads
     return getattr(owner, "_max_workers", sys.maxsize)
 

@@ -31,7 +31,7 @@ from . import _away, _patience
 from ._callables import name_of_executor
 from ._driver import where_suspended
 from ._errors import DROPPED, INLINE, NOT_RUN, PICKLED, STRAY, WORKER_GONE, report
-from ._executors import submit
+from ._executors import submit, withdraw
 from ._interface import AnyStrand, Suspension
 from ._job import current, name_of_thread
 from ._thread_loop import withdraw_thread_event_loop
@@ -138,6 +138,7 @@ class BlockJob:
         first = self.__dict__.setdefault("claimed", failure)
         if type(first) is int:
             return False
+        withdraw(self)
         suspension = self._suspension
         if suspension is not None:
             suspension.resume()
@@ -155,6 +156,19 @@ class BlockJob:
             self.fail(DROPPED)
         else:
             self.fail(future.exception() or NOT_RUN)
+
+    def is_here(self) -> bool:
+        """Whether the task is here, or on its way. Its worker may not know that it has left."""
+        strand = self.strand
+        return strand is not None and (strand.job is self or strand.target is self)
+
+    def is_over(self) -> bool:
+        """Whether the task has left the block: nothing comes back to its worker."""
+        strand = self.strand
+        return not self.holders and (
+            strand is None
+            or not (self.is_here() or any(entry.job is self for entry in strand.entries))
+        )
 
     # In the coroutine, which did not get there.
 

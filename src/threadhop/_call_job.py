@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import sys
 from _thread import get_ident
-from asyncio import AbstractEventLoop, Task
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from functools import partial
@@ -29,16 +27,16 @@ from typing import Any
 
 from ._callables import name_of, unwrap_partial
 from ._cancel_token import CancelToken
-from ._errors import DROPPED, LOOP_RUNS_HERE, NO_CALLER, RESULT_LOST, warn, without_stop_iteration
-from ._executors import submit
-from ._job import current, events
+from ._errors import DROPPED, NO_CALLER, RESULT_LOST, warn, without_stop_iteration
+from ._executors import submit, withdraw
+from ._job import current
 from ._libraries import when_loaded
 from ._loops._asyncio import loop_of
 from ._loops._asyncio_futures import ThreadFuture
 from ._loops._attributes import LOOP
 from ._outcome import Outcome
 from ._remote import RemoteCall, explain_pickling
-from ._thread_loop import loop_of_this_thread, offer_thread_event_loop
+from ._thread_loop import offer_thread_event_loop, run_coroutine
 from ._variables import copy_for_worker
 
 #: Shared by calls without keywords, and by those that have ended. Never written to.
@@ -193,6 +191,16 @@ class CallJob:
         """Whether a worker has the call, or whether it has ended otherwise."""
         return self.claimed is not None
 
+    def is_here(self) -> bool:
+        return not self.is_over()
+
+    def is_over(self) -> bool:
+        """Whether the future is settled. Cancelled, it says nothing of the function, which runs."""
+        future = self._future
+        if future is None or self._is_for_threads:
+            return future is None
+        return future.done() and not future.cancelled()
+
     def try_cancel(self) -> bool:
         """Take the call back, unless a worker has begun with it. May be repeated."""
         future = self._future_of_executor
@@ -204,6 +212,7 @@ class CallJob:
                 return False
         first = self.__dict__.setdefault("claimed", _CANCELLED)
         if first is _CANCELLED:
+            withdraw(self)
             self._let_go()
             self._future = None  # The executor may keep the job for long.
             return True
@@ -319,9 +328,8 @@ class CallJob:
             else:  # The same, with one call less.
                 result = context.run(self._func)
             if hasattr(result, "send") and isinstance(result, Coroutine):
-                run = self._run_coroutine
-                if self._queue is not None and self._queue.run_coroutine is not None:
-                    run = partial(self._queue.run_coroutine, self.token)
+                of_library = None if self._queue is None else self._queue.run_coroutine
+                run = partial(of_library or run_coroutine, self.token)
                 result = run(result) if context is None else context.run(run, result)
         except BaseException as exc:
             result, error = None, without_stop_iteration(exc)
@@ -338,20 +346,6 @@ class CallJob:
 
     def _call_func(self) -> Any:
         return self._func(*self._args, **self._kwargs)
-
-    def _run_coroutine(self, coro: Coroutine[Any, Any, Any]) -> Any:
-        loop = events._get_running_loop() or loop_of_this_thread()
-        if loop.is_running():
-            coro.close()
-            raise RuntimeError(LOOP_RUNS_HERE)
-        task: Task[Any] = loop.create_task(coro)
-        cancel = partial(_cancel, get_ident(), loop, task)
-        self.token.register(cancel)
-        try:
-            return loop.run_until_complete(task)
-        finally:
-            self.token.unregister(cancel)
-            del task, coro, cancel
 
     # As a ``_job.Caller``.
 
@@ -389,12 +383,3 @@ class CallJob:
     def __reduce__(self) -> tuple[Any, ...]:
         library = "asyncio" if self._queue is None else self._queue.library
         return RemoteCall, (self._func, self._args, self._kwargs, library)
-
-
-def _cancel(thread: int, loop: AbstractEventLoop, task: Task[Any], why: tuple[Any, ...]) -> None:
-    """In any thread: cancel the task that the worker *thread* runs on its own loop."""
-    if get_ident() == thread:  # Before the loop runs: the task must not begin.
-        task.cancel(*why)
-        return
-    with contextlib.suppress(RuntimeError):  # Closed: its thread has ended.
-        loop.call_soon_threadsafe(task.cancel, *why)

@@ -27,8 +27,9 @@ NO_LOOP = (
 )
 ALL_PARKED = (
     "all %d workers of %r are parked: their tasks are away in eventloop() parts, or in blocks of "
-    "other executors. If those wait for something that needs one of these workers, it will never "
-    "come. Give blocks that do so a pool of their own. Parked blocks: %s"
+    "other executors, or wait for futures of this pool. If those wait for something that needs one "
+    "of these workers, it will never come. Give blocks that do so a pool of their own. Parked "
+    "blocks: %s"
 )
 NO_ANSWER = (
     "the event loop does not answer: for %.1f s it has not looked at what a worker asks of it. The "
@@ -199,6 +200,18 @@ POOL_BROKEN = "A thread initializer failed, the thread pool is not usable anymor
 NO_JOIN = "cannot join current thread"
 NOT_A_NUMBER = "{name} must be an int, not {got}"
 TOO_SMALL = "{name} must be greater than 0"
+NEGATIVE = "{name} must be at least 0, not {got}"
+NOT_SECONDS = "{name} must be a number of seconds, or None: for ever; not {got}"
+POOL_BUSY = (
+    "{kind} {name!r} is busy: {running} of {workers} workers have a job, and {waiting} of the "
+    "{max_queued} jobs that may wait do. Tell the client to come back later, "
+    "'except threadhop.PoolBusy:', or let more jobs wait: {kind}({workers}, max_queued={more})"
+)
+WAITS_FOR_ITSELF = (
+    "a job of a pool of one waits for a future of that very pool, and its only thread does this "
+    "job: the future would never be done. Call the function here, or give the pool another "
+    "thread: WorkerPool(1, max_threads=2)"
+)
 TOO_FEW_THREADS = (
     "max_threads={threads} is less than max_workers={workers}. Give it at least as many, or leave "
     "it out"

@@ -21,6 +21,7 @@ from itertools import compress
 from types import FunctionType
 from typing import Any, Protocol
 
+from ._away import COMPENSATES
 from ._errors import DROPPED, report
 from ._pool import WorkerPool
 from ._pool._limited_view import LimitedView
@@ -93,6 +94,16 @@ def submit(job: Job) -> None:
     elif not _put(executor, _QueueItem(job)):
         # The executor refuses: ``submit`` says it in the executor's own words.
         job.call_submit()
+
+
+def withdraw(job: Job) -> None:
+    """In any thread: no worker will do *job*, which was submitted. May be repeated.
+
+    A pool that limits how many jobs wait need not wait for a worker to pass this one.
+    """
+    executor: Any = job.executor
+    if type(executor) in COMPENSATES:
+        executor.withdraw(job)
 
 
 def _put(executor: Any, item: _QueueItem) -> bool:

@@ -1,7 +1,7 @@
 """The ends: which part of the library ends what, and in which order.
 
-- **A worker thread of a pool** leaves when it was idle for ``_pool._threads.IDLE`` seconds, or when
-  its pool is closed and nothing waits. The thread leaves the pool's list and ``_live`` here. Python
+- **A worker thread of a pool** leaves when it was idle for the pool's ``idle_timeout``, or when its
+  pool is closed and nothing waits. The thread leaves the pool's list and ``_live`` here. Python
   then calls ``Thread._delete``, by which ``_thread_loop`` closes the thread's own loop.
 - **An event loop that is closed** with tasks in blocks: a body that runs goes on to its end, and
   ``EntryQueue.post`` abandons the task that returns. A parked worker looks every ``POLL`` seconds,

@@ -12,8 +12,14 @@ import asyncio
 import atexit
 import contextlib
 import threading
+from _thread import get_ident
+from asyncio import AbstractEventLoop, Task
+from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
+from ._cancel_token import CancelToken
+from ._errors import LOOP_RUNS_HERE
 from ._job import events
 
 _Base: Any = getattr(asyncio, "ProactorEventLoop", asyncio.SelectorEventLoop)
@@ -207,3 +213,28 @@ class _Finalizer:
 
     def __del__(self) -> None:
         _close(self._loop)
+
+
+def run_coroutine(token: CancelToken, coro: Coroutine[Any, Any, Any]) -> Any:
+    """In a worker, for a call: run *coro* on the thread's own loop; it is cancelled by *token*."""
+    loop = events._get_running_loop() or loop_of_this_thread()
+    if loop.is_running():
+        coro.close()
+        raise RuntimeError(LOOP_RUNS_HERE)
+    task: Task[Any] = loop.create_task(coro)
+    cancel = partial(_cancel, get_ident(), loop, task)
+    token.register(cancel)
+    try:
+        return loop.run_until_complete(task)
+    finally:
+        token.unregister(cancel)
+        del task, coro, cancel
+
+
+def _cancel(thread: int, loop: AbstractEventLoop, task: Task[Any], why: tuple[Any, ...]) -> None:
+    """In any thread: cancel the task that the worker *thread* runs on its own loop."""
+    if get_ident() == thread:  # Before the loop runs: the task must not begin.
+        task.cancel(*why)
+        return
+    with contextlib.suppress(RuntimeError):  # Closed: its thread has ended.
+        loop.call_soon_threadsafe(task.cancel, *why)

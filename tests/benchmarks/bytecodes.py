@@ -81,7 +81,7 @@ PROMISES = {
 WAYS = {
     "to the loop: collected wake-ups": r"EntryQueue\.(post|_wake|answer|_look|run_all_bounded)",
     "to a worker: `WorkerPool`, or the stock queue": (
-        r"_(threads|permits|limited_view|executors)\.py"
+        r"_(threads|permits|limited_view|view_limiter|limits|executors)\.py"
     ),
     "the bare block, the bare call": "",
 }

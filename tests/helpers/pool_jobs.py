@@ -51,6 +51,12 @@ class Told:
         self.ended.set()
         return True
 
+    def is_here(self) -> bool:
+        return not self.ended.is_set()
+
+    def is_over(self) -> bool:
+        return self.ended.is_set()
+
     def wait(self) -> Told:
         assert self.ended.wait(LIMIT), "nobody did it, and nobody told it"
         return self

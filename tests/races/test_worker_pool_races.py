@@ -18,15 +18,11 @@ from helpers.pool_jobs import (
 )
 from helpers.steps import LIMIT, Gate, busy, wait_until
 
-from threadhop import WorkerPool
+from threadhop import PoolBusy, WorkerPool
 from threadhop._errors import DROPPED
-from threadhop._pool import _threads
 
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Idle workers leave almost at once."""
-    monkeypatch.setattr(_threads, "IDLE", 0.01)
+#: An idle timeout.
+SOON = 0.01
 
 
 # put and a worker that parks
@@ -70,10 +66,10 @@ def test_a_job_whose_worker_is_woken_by_another_one_gets_a_worker_of_its_own(
 # put and a worker that has been idle for long
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_worker_that_is_woken_just_when_it_gives_up_does_the_job() -> None:
+@pytest.mark.parametrize("idle_timeout", [0, SOON])
+def test_a_worker_that_is_woken_just_when_it_gives_up_does_the_job(idle_timeout: float) -> None:
     """1 its time is over, 2 put wakes it, 3 it looks whether it is still parked."""
-    with WorkerPool(1, max_threads=2) as pool:
+    with WorkerPool(1, max_threads=2, idle_timeout=idle_timeout) as pool:
         lock = LyingLock(pool)
         gate = lock.stop_next()
         pool.put(Told())
@@ -86,10 +82,12 @@ def test_a_worker_that_is_woken_just_when_it_gives_up_does_the_job() -> None:
         assert job.wait().runs == 1
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_worker_does_not_leave_a_job_behind_that_came_after_it_gave_up() -> None:
+@pytest.mark.parametrize("idle_timeout", [0, SOON])
+def test_a_worker_does_not_leave_a_job_behind_that_came_after_it_gave_up(
+    idle_timeout: float,
+) -> None:
     """1 it is parked no more, 2 put finds nobody parked and no free place, 3 it wants to leave."""
-    with WorkerPool(1, max_threads=2) as pool:
+    with WorkerPool(1, max_threads=2, idle_timeout=idle_timeout) as pool:
         lock = LyingLock(pool)
         lock.stop_next().open()  # parked no more
         leaves = lock.stop_next()
@@ -101,10 +99,9 @@ def test_a_worker_does_not_leave_a_job_behind_that_came_after_it_gave_up() -> No
         assert job.wait().runs == 1
 
 
-@pytest.mark.usefixtures("impatient")
-def test_workers_that_leave_and_jobs_that_come_never_miss_each_other() -> None:
-    with WorkerPool(2) as pool:
-        _threads.IDLE = 0.0001
+@pytest.mark.parametrize("idle_timeout", [0, 0.0001])
+def test_workers_that_leave_and_jobs_that_come_never_miss_each_other(idle_timeout: float) -> None:
+    with WorkerPool(2, idle_timeout=idle_timeout) as pool:
         for _ in range(1000):
             job = Told()
             pool.put(job)
@@ -267,13 +264,22 @@ def test_a_signal_handler_may_shut_the_pool_down_while_its_thread_puts_a_job(
 class Storm:
     """Threads put, submit, go away, cancel and shut down, with counts that must come out even."""
 
-    def __init__(self, seed: int, jobs: int) -> None:
+    def __init__(
+        self, seed: int, jobs: int, idle_timeout: float, max_queued: int | None = None
+    ) -> None:
         self.random = random.Random(seed)
         self.jobs = jobs
+        self.max_queued = max_queued
+        self.may_wait = 1 if max_queued is None else max_queued
         self.places = self.random.randint(1, 4)
-        self.pool = WorkerPool(self.places, max_threads=self.places + self.random.randint(0, 4))
+        self.pool = WorkerPool(
+            self.places,
+            max_threads=self.places + self.random.randint(0, 4),
+            max_queued=max_queued,
+            idle_timeout=idle_timeout,
+        )
         self.limits = [self.random.randint(1, 3) for _ in range(2)]
-        self.views = [self.pool.limited(limit) for limit in self.limits]
+        self.views = [self.pool.limited(limit, max_queued=max_queued) for limit in self.limits]
         self.lock = threading.Lock()
         self.taken: list[Told] = []
         self.refused = 0
@@ -324,7 +330,7 @@ class Storm:
         for thread in threads:
             thread.start()
         if drops:
-            wait_until(lambda: len(self.taken) > self.jobs)
+            wait_until(lambda: len(self.taken) + self.refused > self.jobs)
             self.pool.shutdown(wait=False, cancel_futures=True)
         for thread in threads:
             thread.join(LIMIT)
@@ -339,9 +345,14 @@ class Storm:
                 *((v, min(n, self.places)) for v, n in zip(self.views, self.limits, strict=True)),
             ]:
                 with busy(executor, workers):
-                    extra = executor.submit(int)
-                    assert not extra.done()
-                extra.result(LIMIT)
+                    extras = [executor.submit(int) for _ in range(self.may_wait)]
+                    assert not any(extra.done() for extra in extras)
+                    if self.max_queued is not None:
+                        with pytest.raises(PoolBusy):
+                            executor.submit(int)
+                for extra in extras:
+                    extra.result(LIMIT)
+                wait_until(lambda: self.pool.statistics().busy == 0)
         self.pool.shutdown()
         for view in self.views:
             view.shutdown()
@@ -354,19 +365,16 @@ class Storm:
 
 
 @pytest.mark.parametrize("drops", [False, True], ids=["shutdown", "cancel_futures"])
+@pytest.mark.parametrize("max_queued", [None, 0, 3])
 @pytest.mark.parametrize("seed", range(3))
 def test_no_job_is_lost_or_done_twice_in_a_storm(
-    seed: int, drops: bool, monkeypatch: pytest.MonkeyPatch
+    seed: int, max_queued: int | None, drops: bool
 ) -> None:
-    monkeypatch.setattr(_threads, "IDLE", 0.001)
-    Storm(seed, 300).run(drops=drops)
+    Storm(seed, 300, 0.001, max_queued).run(drops=drops)
 
 
 @pytest.mark.storm
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(40))
-def test_no_job_is_lost_or_done_twice_in_a_long_storm(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_threads, "IDLE", 0.0005)
-    Storm(seed, 3000).run(drops=bool(seed % 2))
+def test_no_job_is_lost_or_done_twice_in_a_long_storm(seed: int) -> None:
+    Storm(seed, 3000, 0.0005, [None, 0, 2][seed % 3]).run(drops=bool(seed % 2))

@@ -18,6 +18,7 @@ from threadhop import (
     AsyncExecutor,
     Hop,
     LimitedView,
+    PoolBusy,
     Statistics,
     ThreadpoolBlock,
     ThreadpoolFunction,
@@ -374,6 +375,8 @@ async def pools() -> None:
 def what_a_pool_has() -> None:
     WorkerPool(4, "prefix", initializer=plain, initargs=(1,), max_threads=8)
     WorkerPool(max_workers=None, max_threads=None)
+    WorkerPool(4, max_queued=100, idle_timeout=None)
+    WorkerPool(4, max_queued=None, idle_timeout=0.5)
     standard: ThreadPoolExecutor = workers
     with workers as bound:
         assert_type(bound, WorkerPool)
@@ -386,6 +389,9 @@ def what_a_pool_has() -> None:
 
     view = workers.limited(2)
     assert_type(view, LimitedView)
+    assert_type(workers.limited(2, max_queued=3), LimitedView)
+    busy: RuntimeError = PoolBusy("busy")  # what existing handlers catch
+    assert_type(busy.args, tuple[Any, ...])
     executor: Executor = view
     with view as bound_view:
         assert_type(bound_view, LimitedView)
@@ -394,6 +400,8 @@ def what_a_pool_has() -> None:
 
     WorkerPool("4")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     WorkerPool(1, "", None, (), 8)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    WorkerPool(1, max_queued=0.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    workers.limited(1, 2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     workers.limited()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     workers.submit(plain, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     view.limited(1)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]

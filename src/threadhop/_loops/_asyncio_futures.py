@@ -9,10 +9,13 @@ import threading
 from _thread import allocate_lock
 from asyncio import AbstractEventLoop
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from .._away import COMPENSATES
 from .._cancel_token import CancelToken
 from ._attributes import LOOP
+
+T = TypeVar("T")
 
 
 class Awaited(Protocol):
@@ -31,6 +34,8 @@ class Awaited(Protocol):
 
 
 class AwaitedByThreads(Awaited, Protocol):
+    executor: Any
+
     def has_begun(self) -> bool: ...
 
 
@@ -222,6 +227,31 @@ class ThreadFuture(concurrent.futures.Future[Any]):
         self._call: AwaitedByThreads | None = call
         #: Taken once, by the ``cancel`` that tells those in ``wait()``.
         self._telling = allocate_lock()
+
+    def result(self, timeout: float | None = None) -> Any:
+        try:
+            return self._wait(super().result, timeout)
+        finally:
+            del self  # The error has a traceback with this frame.
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        try:
+            return self._wait(super().exception, timeout)
+        finally:
+            del self
+
+    def _wait(self, wait: Callable[[float | None], T], timeout: float | None) -> T:
+        """``wait(timeout)``; a worker that waits for its own pool is away meanwhile."""
+        call = self._call
+        executor: Any = None if call is None else call.executor
+        del self, call
+        try:
+            if type(executor) not in COMPENSATES:
+                return wait(timeout)
+            result: T = executor.wait_for(wait, timeout)
+            return result
+        finally:
+            del wait
 
     def running(self) -> bool:
         call = self._call

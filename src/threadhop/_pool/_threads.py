@@ -3,9 +3,9 @@
 ``_permits`` tells who may work, and why no worker sleeps while there is something to do. Here are
 the threads themselves, and how they end:
 
-- A worker leaves when it was parked for ``IDLE`` seconds, unless there may be one only; after
-  ``close``, as soon as nothing waits. It decides under the lock, after it gave up its permit: a
-  ``put`` from then on finds the permit free, and waits for the lock to start another thread.
+- A worker leaves when it was parked for ``idle_timeout`` seconds, unless there may be one only;
+  after ``close``, as soon as nothing waits. It decides under the lock, after it gave up its permit:
+  a ``put`` from then on finds the permit free, and waits for the lock to start another thread.
 - A thread is started under the lock, and begins without it. One that could not start has never
   counted. Jobs that relied on it wait for the other workers; without any, they fail.
 - ``put`` checks ``make_refusal`` twice: before it appends the job and after. If the pool was closed
@@ -22,31 +22,17 @@ from _thread import allocate_lock, get_ident
 from collections.abc import Callable
 from functools import partial
 from itertools import count
-from typing import Protocol
 from weakref import WeakSet
 
 from .. import _lifetime
+from .._away import Place
 from .._errors import DROPPED, NO_JOIN, POOL_ENDED, report
 from ._permits import Gate, Permits, drain, fail_all, holding, log
 from ._thread import WorkerThread
-from ._work_item import Job
-
-#: Seconds after which a parked worker leaves.
-IDLE = 30.0
+from ._work_item import Job, View
 
 #: Makes the error that ``put`` raises: a new one each time, for its traceback grows.
 Refusal = Callable[[], BaseException]
-
-
-class View(Protocol):
-    """A queue where jobs wait before they come to the threads."""
-
-    def drain(self, into: list[Job]) -> None:
-        """Under the lock of the threads: take all jobs away."""
-        ...
-
-    def start_afresh(self) -> None:
-        """In the child of a fork."""
 
 
 class Threads(Permits):
@@ -56,12 +42,17 @@ class Threads(Permits):
         self,
         max_workers: int,
         max_threads: int,
+        idle_timeout: float | None,
         name: str,
         initialize: Callable[[], object] | None,
         broken: Refusal,
     ) -> None:
         super().__init__(max_workers)
         self.max_threads = max_threads
+        # Users of a pool of one may keep objects that belong to its thread.
+        is_patient = idle_timeout is None or idle_timeout > threading.TIMEOUT_MAX
+        #: Seconds after which a parked worker leaves; -1: it does not.
+        self._patience = -1 if max_threads == 1 or is_patient else idle_timeout or 0
         self.name = name
         self._initialize = initialize
         self._broken = broken
@@ -107,6 +98,13 @@ class Threads(Permits):
         """In a worker, for a job that was accepted: have it done, even if ``close`` came since."""
         self.waiting.append(job)
         self._add_worker()
+
+    def queue_again(self, job: Job) -> None:
+        """In the worker that has begun *job*, and looks for a job next: do it later."""
+        self.waiting.append(job)
+
+    def withdraw(self, job: Job) -> None:
+        """In any thread: *job* was cancelled. A worker passes it, for it has been claimed."""
 
     def _add_worker(self, job: Job | None = None) -> None:
         """Get one more worker for the jobs that wait, if a permit is free.
@@ -241,6 +239,14 @@ class Threads(Permits):
         """Whether all threads that there may be are away."""
         return len(self._away) >= self.max_threads
 
+    def place_here(self) -> Place | None:
+        """The view whose job this thread does, or these threads; None if it is no worker."""
+        if threading.current_thread() not in self._threads:
+            return None
+        here = get_ident()
+        views = holding(self._lock, lambda: [*self._views])
+        return next((view for view in views if view.serves(here)), self)
+
     def add_view(self, view: View) -> None:
         holding(self._lock, self._views.add, view)
 
@@ -300,8 +306,7 @@ class Threads(Permits):
     def _serve(self, gate: Gate) -> None:
         waiting, idle, held, max_workers = self.waiting, self._idle, self._held, self.max_workers
         popleft, without_permit = waiting.popleft, self._without_permit
-        # Users of a pool of one may keep objects that belong to its thread.
-        stays = self.max_threads == 1
+        patience = self._patience
         while True:
             # Here the worker has a permit.
             while waiting and len(held) <= max_workers:
@@ -325,7 +330,7 @@ class Threads(Permits):
                     if not waiting and self._leave():
                         return
                     continue
-            if not gate.acquire(True, -1 if stays else IDLE):
+            if not gate.acquire(True, patience):
                 if self._cancel_park(gate):
                     if self._leave():
                         return

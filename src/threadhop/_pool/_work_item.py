@@ -1,10 +1,12 @@
-"""The jobs of a ``WorkerPool``."""
+"""The jobs of a ``WorkerPool``, and the queues where they wait."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any, Protocol
+from weakref import ref
+
+from ._futures import PoolFuture, Withdrawable
 
 
 class Job(Protocol):
@@ -20,6 +22,34 @@ class Job(Protocol):
         """
         ...
 
+    # In any thread, while a worker has it: for the counts of a pool that limits its queue.
+
+    def is_here(self) -> bool:
+        """Whether the worker has something to do. Before that one knows it may have left."""
+        ...
+
+    def is_over(self) -> bool:
+        """Whether it has ended, but for the last lines: whoever waits for it may know that."""
+        ...
+
+
+class View(Protocol):
+    """A queue where jobs wait before they come to the threads."""
+
+    def drain(self, into: list[Job]) -> None:
+        """Under the lock of the threads: take all jobs away."""
+        ...
+
+    def start_afresh(self) -> None:
+        """In the child of a fork."""
+
+    def serves(self, thread: int) -> bool:
+        """In any thread: whether *thread* does a job of this queue."""
+        ...
+
+    def away(self) -> None: ...
+    def back(self) -> None: ...
+
 
 class WorkItem:
     """A call that was submitted, and the future for its result."""
@@ -28,13 +58,14 @@ class WorkItem:
 
     def __init__(
         self,
-        future: Future[Any],
+        future: PoolFuture[Any],
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
         self._future = future
-        self._fn = fn
+        #: None when it has been called.
+        self._fn: Any = fn
         self._args = args
         self._kwargs = kwargs
 
@@ -45,11 +76,23 @@ class WorkItem:
         try:
             result = self._fn(*self._args, **self._kwargs)
         except BaseException as exc:
+            self._fn = None
             future.set_exception(exc)
             # The traceback has this frame, and the future has the traceback.
             del future, self
         else:
+            self._fn = None
             future.set_result(result)
+
+    def is_here(self) -> bool:
+        return self._fn is not None
+
+    def is_over(self) -> bool:
+        return self._fn is None
+
+    def note_entry(self, entry: Withdrawable) -> None:
+        """A pool counts it: its future tells that when it is cancelled."""
+        self._future.entry = ref(entry)
 
     def fail(self, error: BaseException | str | None) -> bool:
         """Without an error of the pool the future is cancelled."""
