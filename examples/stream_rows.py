@@ -2,10 +2,11 @@
 
     ws://HOST/rows     all of them, as fast as the client reads
     ws://HOST/wanted   as many as the client asks for: it sends a number, and then another one
+    ws://HOST/ahead    all of them, read ahead
 
 One worker thread reads the table, from the first row to the last, and each row is sent on the
-event loop. No row is fetched before the one in front of it is on its way, so the table may be far
-larger than the memory.
+event loop. No row is fetched before the one in front of it is on its way; of the last stream no
+more than 64. So the table may be far larger than the memory.
 
 `python stream_rows.py --port 8000` serves, `python stream_rows.py --selftest` proves itself.
 """
@@ -17,7 +18,7 @@ import socket
 import sqlite3
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -29,9 +30,10 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection, connect
 
-from threadhop import eventloop, exec_in_executor, threadpool
+from threadhop import eventloop, exec_in_executor, iterate_in_executor, threadpool
 
 WORKERS = 4  # each stream holds one from its first row to its last: so many go on at once
+QUERY = "SELECT * FROM readings ORDER BY id"
 COLUMNS = "id INTEGER PRIMARY KEY, station TEXT, celsius REAL"
 
 
@@ -40,8 +42,8 @@ class RowService:
 
     def __init__(self, database: Path, executor: Executor) -> None:
         self._database, self._executor = database, executor
-        rows, wanted = WebSocketRoute("/rows", self.rows), WebSocketRoute("/wanted", self.wanted)
-        self.app = Starlette(routes=[rows, wanted])
+        handlers = {"/rows": self.rows, "/wanted": self.wanted, "/ahead": self.ahead}
+        self.app = Starlette(routes=[WebSocketRoute(*route) for route in handlers.items()])
 
     async def rows(self, websocket: WebSocket) -> None:
         await websocket.accept()
@@ -69,13 +71,30 @@ class RowService:
         async with threadpool(self._executor):
             # A worker from here on, always the same one: sqlite3 insists on that.
             with closing(self.connect()) as db:
-                for row in db.execute("SELECT * FROM readings ORDER BY id"):
+                for row in db.execute(QUERY):
                     async with eventloop():
                         # The loop: now it may await, and the worker waits for it.
                         if credit is not None:
                             await credit.acquire()
                         await websocket.send_json(row)
         await websocket.close()
+
+    async def ahead(self, websocket: WebSocket) -> None:
+        await websocket.accept()
+        with suppress(WebSocketDisconnect):
+            await self.stream_ahead(websocket)
+
+    async def stream_ahead(self, websocket: WebSocket) -> None:
+        # The worker does not wait for each row to be sent: no trip for each row. If a send raises,
+        # the end of this block waits until the generator, on the worker, has closed the database.
+        async with iterate_in_executor(self._executor, self.read) as rows:
+            async for row in rows:
+                await websocket.send_json(row)
+        await websocket.close()
+
+    def read(self) -> Generator[tuple[int, str, float], None, None]:
+        with closing(self.connect()) as db:
+            yield from db.execute(QUERY)
 
     def connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._database)  # with check_same_thread, as by default
@@ -115,15 +134,30 @@ class Observed(RowService):
     task: asyncio.Task[Any] | None = None
     connection: Connection | None = None
     error = "none"
+    hold_at = 0  # The row before which ``read`` waits until the client has left.
 
     def __init__(self, database: Path, executor: Executor) -> None:
         super().__init__(database, executor)
         self.ended = asyncio.Event()
+        self.left = threading.Event()
 
     async def stream(self, websocket: WebSocket, credit: asyncio.Semaphore | None = None) -> None:
+        await self.observe(super().stream(websocket, credit))
+
+    async def stream_ahead(self, websocket: WebSocket) -> None:
+        await self.observe(super().stream_ahead(websocket))
+
+    def read(self) -> Generator[tuple[int, str, float], None, None]:
+        with closing(super().read()) as rows:
+            for row in rows:
+                if row[0] == self.hold_at:
+                    self.left.wait(PATIENCE)
+                yield row
+
+    async def observe(self, stream: Coroutine[Any, Any, None]) -> None:
         self.task, self.error = asyncio.current_task(), "none"
         try:
-            await super().stream(websocket, credit)
+            await stream
         except BaseException as error:
             self.error = type(error).__name__
             raise
@@ -225,6 +259,18 @@ async def selftest(database: Path, rows: int) -> None:
             async with connect(f"ws://{address}/rows", **options) as client:
                 await read(client, rows // 2)
             await check("leaves on the way", rows // 2, "WebSocketDisconnect", service, executor)
+
+            async with connect(f"ws://{address}/ahead", **options) as client:
+                await read(client, rows)
+                await client.wait_closed()
+                ensure(client.close_code == 1000, f"the close code is {client.close_code}")
+            await check("reads what is ahead", rows, "none", service, executor)
+
+            service.hold_at = rows // 2 + 1  # Else it may all be sent before the client leaves.
+            async with connect(f"ws://{address}/ahead", **options) as client:
+                await read(client, rows // 2)
+            service.left.set()
+            await check("leaves what is ahead", rows // 2, "WebSocketDisconnect", service, executor)
 
             some = rows // 100
             async with connect(f"ws://{address}/wanted", **options) as client:

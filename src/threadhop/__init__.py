@@ -11,14 +11,14 @@ Five ideas, and where each lives:
 ``docs/explanation/how-it-works.md`` tells them at length. Start to read with ``_strand.py``. The
 rooms, from the public face down; imports point down only, for types too:
 
-- what users call: ``_blocks.py``, ``_decorator.py``, ``_functions.py``, ``_async_executor.py``,
-  ``_cancellation.py``, ``_on_cancel.py``, ``_hops.py`` (what runs where)
+- what users call: ``_blocks.py``, ``_decorator.py``, ``_functions.py``, ``_iterate.py``,
+  ``_async_executor.py``, ``_cancellation.py``, ``_on_cancel.py``, ``_hops.py`` (what runs where)
 - a task away from its loop: ``_strand.py``, ``_entries.py`` (what it has entered), ``_adoption.py``
   (a task leaves what another one has entered), ``_block_job.py`` (one reserved worker),
   ``_traps.py`` (every bare ``yield``), ``_yields.py`` (a ``yield`` of the user in a body),
   ``_driver.py``, ``_variables.py``
 - a function on a worker: ``_call_job.py``, ``_remote.py`` (in another process), ``_thread_loop.py``
-  (the worker's own loop)
+  (the worker's own loop); an iterator on a worker: ``_iterator_job.py``
 - the event loops, ``_loops``; what a strand asks of one is in ``_interface.py``. asyncio's:
   ``_loops/_asyncio.py``, ``_loops/_attributes.py``, ``_loops/_entry_queue.py``,
   ``_loops/_eventfd.py`` (wakes the loop), ``_loops/_asyncio_futures.py``,
@@ -51,6 +51,8 @@ from ._functions import exec_in_executor_threading_future as exec_in_executor_th
 from ._hops import Hop as Hop
 from ._hops import hops as hops
 from ._hops import print_hops as print_hops
+from ._iterate import ExecutorIterator as ExecutorIterator
+from ._iterate import iterate_in_executor as iterate_in_executor
 from ._on_cancel import on_cancel as on_cancel
 from ._pool import Statistics as Statistics
 from ._pool import WorkerPool as WorkerPool
@@ -60,6 +62,7 @@ from ._thread_loop import ensure_thread_event_loop as ensure_thread_event_loop
 
 __all__ = (
     "AsyncExecutor",
+    "ExecutorIterator",
     "Hop",
     "LimitedView",
     "PoolBusy",
@@ -76,6 +79,7 @@ __all__ = (
     "exec_in_executor",
     "exec_in_executor_threading_future",
     "hops",
+    "iterate_in_executor",
     "on_cancel",
     "print_hops",
     "threadpool",
@@ -86,6 +90,7 @@ __all__ = (
 for _public in (
     AsyncExecutor,
     Hop,
+    ExecutorIterator,
     LimitedView,
     PoolBusy,
     Statistics,
@@ -101,6 +106,7 @@ for _public in (
     exec_in_executor,
     exec_in_executor_threading_future,
     hops,
+    iterate_in_executor,
     on_cancel,
     print_hops,
     threadpool,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor
@@ -14,6 +15,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 from ._call_job import CallJob
 from ._errors import NO_RUNNING_LOOP
 from ._functions import check_callable, check_executor
+from ._iterate import ExecutorIterator, start
 from ._loops import caller_here, library_here
 
 P = ParamSpec("P")
@@ -160,6 +162,33 @@ class AsyncExecutor(Generic[E]):
         with contextlib.suppress(StopIteration):
             results.__anext__().send(None)
         return results
+
+    @overload
+    def iterate(self, source: Iterable[T], /, *, buffersize: int = 64) -> ExecutorIterator[T]: ...
+
+    @overload
+    def iterate(
+        self,
+        source: Callable[..., Iterable[T]],
+        /,
+        *args: Any,
+        buffersize: int = 64,
+        **kwargs: Any,
+    ) -> ExecutorIterator[T]: ...
+
+    def iterate(
+        self, source: Any, /, *args: Any, buffersize: int = 64, **kwargs: Any
+    ) -> ExecutorIterator[Any]:
+        """Iterate over *source* on a worker thread: ``iterate_in_executor`` with this executor.
+
+        Without ``handle_contexts`` *source* sees no context variables of the caller.
+
+        Raises:
+            TypeError: as ``iterate_in_executor``, also if the executor leaves this process.
+        """
+        contexts, frame = self._handle_contexts, sys._getframe(1)
+        name = "AsyncExecutor.iterate()"
+        return start(self._executor, source, args, kwargs, buffersize, contexts, name, frame)
 
     async def shutdown(self, *, cancel_futures: bool = False) -> None:
         """Shut the executor down, and wait until it is, without blocking the loop.

@@ -41,20 +41,36 @@ class Place(Protocol):
 
 def mark_away(job: RunningJob, towards: Executor | None) -> None:
     """In the worker, which is about to wait: its task is away on the loop, or in *towards*."""
+    mark_away_quietly(job)
+    # A task that went to another pool comes back by itself, unless all of that is away, too.
+    if _are_all_away(job.executor) and (towards is None or _are_all_away(towards)):
+        _warn_if_all_are_away(job.executor)
+
+
+def mark_away_quietly(job: RunningJob) -> None:
+    """In the worker, which is about to wait for somebody who usually comes soon."""
     executor = job.executor
     compensates = type(executor) in COMPENSATES
     if not compensates and type(executor) is not ThreadPoolExecutor:
         return
-    owner = _owner(executor)
-    away: set[Parked] = owner.__dict__.setdefault(_AWAY, set())
+    away: set[Parked] = _owner(executor).__dict__.setdefault(_AWAY, set())
     # Noted for at least as long as it counts: a thread that finds all of them away knows their
     # lines.
     away.add(job)
     if compensates:
         executor.away()
-    # A task that went to another pool comes back by itself, unless all of that is away, too.
-    if _are_all_away(executor) and (towards is None or _are_all_away(towards)):
-        _warn(owner, away)
+
+
+def warn_if_needed(job: RunningJob) -> None:
+    """In the worker, which has waited for long: it may be that a job waits for this very worker."""
+    executor = job.executor
+    if _are_all_away(executor) and _has_queued_jobs(_owner(executor)):
+        _warn_if_all_are_away(executor)
+
+
+def _warn_if_all_are_away(executor: Executor) -> None:
+    owner = _owner(executor)
+    _warn(owner, owner.__dict__[_AWAY])
 
 
 def mark_back(job: RunningJob) -> None:
@@ -133,6 +149,14 @@ def _threads_of(owner: Any) -> int:
         threads: int = owner._max_threads
         return threads
     return getattr(owner, "_max_workers", sys.maxsize)
+
+
+def _has_queued_jobs(owner: Any) -> bool:
+    if type(owner) in COMPENSATES:
+        queued: int = owner.statistics().queued
+        return queued > 0
+    waiting = getattr(owner, "_work_queue", None)
+    return waiting is None or waiting.qsize() > 0
 
 
 def _are_all_away(executor: Any) -> bool:

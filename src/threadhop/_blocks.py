@@ -244,7 +244,7 @@ def threadpool(executor: Any = None) -> Any:
     if type(executor) in _USUAL:
         return ThreadpoolBlock(executor)
     if isinstance(executor, Executor):
-        if (name := _name_of_remote(executor)) is not None:
+        if (name := _executors.name_of_remote(executor)) is not None:
             raise TypeError(REMOTE.format(name=name))
         return ThreadpoolBlock(executor)
     if isinstance(executor, type) and issubclass(executor, Executor):
@@ -267,18 +267,3 @@ _DEFAULT = ThreadpoolBlock(None)
 
 #: The cheapest test comes first, and lets these pass.
 _USUAL = frozenset((ThreadPoolExecutor, WorkerPool, LimitedView))
-
-#: Executors of the standard library whose jobs leave this process, or its interpreter. They are
-#: looked up where somebody has loaded them already: importing them takes long.
-_REMOTE = (
-    ("concurrent.futures.process", "ProcessPoolExecutor"),
-    ("concurrent.futures.interpreter", "InterpreterPoolExecutor"),
-)
-
-
-def _name_of_remote(executor: Executor) -> str | None:
-    for module, name in _REMOTE:
-        kind = getattr(sys.modules.get(module), name, None)
-        if kind is not None and isinstance(executor, kind):
-            return name
-    return None

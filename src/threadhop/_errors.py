@@ -26,10 +26,10 @@ NO_LOOP = (
     "Run the coroutine in a task of a loop: asyncio.run(main()), or trio.run(main)"
 )
 ALL_PARKED = (
-    "all %d workers of %r are parked: their tasks are away in eventloop() parts, or in blocks of "
-    "other executors, or wait for futures of this pool. If those wait for something that needs one "
-    "of these workers, it will never come. Give blocks that do so a pool of their own. Parked "
-    "blocks: %s"
+    "all %d workers of %r are parked: their tasks are away in eventloop() parts, in blocks of "
+    "other executors, wait for futures of this pool, or take their time with an "
+    "iterate_in_executor(). If those wait for something that needs one of these workers, it will "
+    "never come. Give blocks that do so a pool of their own. Parked blocks: %s"
 )
 NO_ANSWER = (
     "the event loop does not answer: for %.1f s it has not looked at what a worker asks of it. The "
@@ -188,6 +188,30 @@ FORGOT_CALL = "threadpool() takes an instance of {name}, not the class: did you 
 REMOTE = (
     "a block needs threads of this process, and {name} has none. Use "
     "concurrent.futures.ThreadPoolExecutor(), or hand {name} a function"
+)
+ITERATE_REMOTE = (
+    "an iterator needs threads of this process, and {name} has none. Use "
+    "concurrent.futures.ThreadPoolExecutor()"
+)
+NOT_ITERABLE = "{name} takes an iterable, or a function that returns one, not {got}"
+NOT_BLOCKING = "{name} takes a blocking iterable, and {got} is {kind}. Iterate over it: 'async for'"
+NO_ARGUMENTS = "{name} takes arguments for a function, and {got} is none"
+ITERATE_OFF_LOOP = (
+    "iterate_in_executor() needs a running event loop, and there is none in this thread. In the "
+    "body of 'async with threadpool()', or in a script, iterate over the source itself: for"
+)
+ITERATOR_ELSEWHERE = (
+    "the iterator at {where} is asked for its next item outside of the event loop that it belongs "
+    "to, so it is closed. Go there for it: async with eventloop():"
+)
+ITERATOR_NOT_BEGUN = "the iterator at {where} cannot begin: {why}"
+ITERATOR_PICKLED = (
+    "an iterator cannot leave this process, and {executor} tried to pickle it. Use an executor "
+    "that runs threads of this process: concurrent.futures.ThreadPoolExecutor()"
+)
+ITERATOR_LOST = (
+    "the event loop went away before the iterator at %s was at its end: its source is closed. "
+    "Leave it before the loop ends: async with iterate_in_executor(...) as items"
 )
 NOT_PLAIN = (
     "threadpool() decorates plain functions, and {name} is {kind}. Put 'async with threadpool():' "

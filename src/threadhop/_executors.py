@@ -43,6 +43,23 @@ def shared_pool() -> Executor:
         return _shared[0]
 
 
+#: Executors of the standard library whose jobs leave this process, or its interpreter. They are
+#: looked up where somebody has loaded them already: importing them takes long.
+_REMOTE = (
+    ("concurrent.futures.process", "ProcessPoolExecutor"),
+    ("concurrent.futures.interpreter", "InterpreterPoolExecutor"),
+)
+
+
+def name_of_remote(executor: Executor) -> str | None:
+    """In words; None if it may run threads of this process."""
+    for module, name in _REMOTE:
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None and isinstance(executor, kind):
+            return name
+    return None
+
+
 _OF_MODULE = ("_global_shutdown_lock", "_shutdown")
 _OF_EXECUTOR = (
     "_adjust_thread_count",

@@ -20,7 +20,7 @@ from ._errors import (
     NOT_CALLABLE,
     ON_LOOP_THREAD,
 )
-from ._loops import is_on_loop, job_here, running_loop, trio_here
+from ._loops import default_executor_here, is_on_loop, job_here, running_loop, trio_here
 from ._loops._asyncio_futures import AbandoningFuture
 from ._loops._default_executor import default_executor_of
 from ._traps import need_frames
@@ -171,10 +171,7 @@ def exec_in_executor_threading_future(
     if executor is None:
         executor = _executors.configured
         if executor is None:
-            if loop is None or trio is not None:
-                executor = _executors.shared_pool()
-            else:
-                executor = default_executor_of(loop)
+            executor = default_executor_here()
     return CallJob(executor, loop, func, args, kwargs, True).start_for_threads()
 
 

@@ -145,7 +145,9 @@ def _of_slots(now: float, loop: object = None) -> Iterator[Hop]:
 
 def _loop_of(job: Any) -> object:
     strand = job.strand
-    return getattr(job, "_queue", None) if strand is None else strand.loop
+    if strand is not None:
+        return strand.loop
+    return getattr(job, "loop", None) or getattr(job, "_queue", None)
 
 
 def _of_worker(job: Any, ident: int, now: float) -> Iterator[Hop]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
@@ -136,6 +136,10 @@ class Loop(ABC):
     @abstractmethod
     def count_cancels(self) -> int:
         """In the coroutine, on the loop: as ``LoopSuspension.count_cancels``."""
+
+    @abstractmethod
+    def checkpoint(self) -> Awaitable[Any]:
+        """In the coroutine, on the loop: let others have a turn."""
 
     @abstractmethod
     def let_pending_cancellation_out(self) -> Coroutine[Any, Any, None]:

@@ -41,6 +41,19 @@ SPOILS = {
         "example.closing = contextlib.nullcontext",
         "WRONG: its worker did not close the connection",
     ),
+    "what is read ahead is read on the loop": (
+        """
+    @contextlib.asynccontextmanager
+    async def iterate(executor, source):
+        async def rows():
+            for row in source():
+                yield row
+        yield rows()
+
+    example.iterate_in_executor = iterate
+        """,
+        "WRONG: the table was read on the loop",
+    ),
     "one row is another": (
         """
     def spoil(database, count):

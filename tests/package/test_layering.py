@@ -17,8 +17,9 @@ PACKAGE = Path(threadhop.__file__).parent
 FLOORS = (
     {"threadhop"},
     {"_async_executor"},
+    {"_iterate"},
     {"_blocks", "_functions", "_cancellation", "_on_cancel", "_hops"},
-    {"_adoption", "_decorator", "_call_job"},
+    {"_adoption", "_decorator", "_iterator_job", "_call_job"},
     {"_loops"},
     {"_loops._anyio_scopes"},
     {"_loops._asyncio", "_loops._trio"},

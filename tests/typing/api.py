@@ -6,7 +6,7 @@ An ignore stands for an error that must be there: mypy reports one that is not n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
@@ -16,6 +16,7 @@ from typing import Any, Literal, assert_type
 import threadhop
 from threadhop import (
     AsyncExecutor,
+    ExecutorIterator,
     Hop,
     LimitedView,
     PoolBusy,
@@ -32,6 +33,7 @@ from threadhop import (
     exec_in_executor,
     exec_in_executor_threading_future,
     hops,
+    iterate_in_executor,
     on_cancel,
     print_hops,
     threadpool,
@@ -353,6 +355,43 @@ async def futures_of_threads(future: Future[bytes]) -> None:
     assert_type(await unwrap_future(future, "asyncio"), bytes)
     assert_type(await unwrap_future(pool.submit(plain, 1)), str)
     await unwrap_future(plain)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+# --- iterators ---
+
+
+def lines(path: str, *, keep: bool = False) -> Iterator[bytes]:
+    yield path.encode() if keep else b""
+
+
+async def iterators() -> None:
+    assert_type(iterate_in_executor(pool, [1, 2]), ExecutorIterator[int])
+    assert_type(iterate_in_executor(None, lines, "path"), ExecutorIterator[bytes])
+    assert_type(iterate_in_executor(maybe, range, 3, buffersize=1), ExecutorIterator[int])
+    assert_type(iterate_in_executor(pool, lines, "path", keep=True), ExecutorIterator[bytes])
+    wrapper = AsyncExecutor(pool)
+    assert_type(wrapper.iterate([1, 2], buffersize=1), ExecutorIterator[int])
+    assert_type(wrapper.iterate(lines, "path"), ExecutorIterator[bytes])
+
+    as_iterator: AsyncIterator[int] = iterate_in_executor(pool, [1])
+    as_objects: ExecutorIterator[object] = iterate_in_executor(pool, [1])
+    async for number in as_iterator:
+        assert_type(number, int)
+    async with iterate_in_executor(pool, lines, "path") as items:
+        assert_type(items, ExecutorIterator[bytes])
+        async for line in items:
+            assert_type(line, bytes)
+        assert_type(await anext(items), bytes)
+    async with aclosing(iterate_in_executor(pool, lines, "path")) as closing:
+        assert_type(closing, ExecutorIterator[bytes])
+    assert_type(await items.aclose(), None)
+
+    iterate_in_executor(pool, 3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    iterate_in_executor(pool, [1], 2)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    iterate_in_executor(3, [1])  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    iterate_in_executor(pool, fetch)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    iterate_in_executor(pool, [1], buffersize="1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    del as_objects
 
 
 # --- the pool ---

@@ -17,21 +17,25 @@ import importlib
 import sys
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Any
 
 from .._entries import frames_up
 from .._errors import NO_LOOP, NO_RUNNING_LOOP, NO_TRIO_RUN
+from .._executors import shared_pool
 from .._job import RunningJob, current, events
 from .._strand import Strand
 from . import _anyio_scopes as _anyio_scopes  # It waits for anyio.
 from ._asyncio import (
     current_task,
     existing_strand_of_current_task,
+    loop_of,
     raise_pending_cancellation_of,
     strand_of_current_task,
 )
 from ._asyncio_futures import WaitingFuture
-from ._attributes import STRAND
+from ._attributes import LOOP, STRAND
+from ._default_executor import default_executor_of
 
 _modules = sys.modules
 #: The module ``_trio``, once it is needed.
@@ -188,3 +192,25 @@ def caller_here(library: str | None, name: str) -> tuple[Any, Any]:
     if trio is None:
         raise RuntimeError((NO_TRIO_RUN if library else NO_RUNNING_LOOP).format(name=name))
     return trio.loop_here(), trio.Future
+
+
+def home_of(loop: Any) -> Any:
+    """In the thread of *loop*, which ``caller_here`` has returned: its ``Loop``."""
+    return getattr(loop, LOOP, None) or loop_of(loop)
+
+
+def loop_here() -> Any:
+    """The ``Loop`` that runs here; None if none does."""
+    trio = trio_here()
+    if trio is not None:
+        return trio.loop_here()
+    loop = events._get_running_loop()
+    return None if loop is None else home_of(loop)
+
+
+def default_executor_here() -> Executor:
+    """The default executor of the loop that runs here; the library's own without one."""
+    loop = events._get_running_loop()
+    if loop is None or trio_here() is not None:
+        return shared_pool()
+    return default_executor_of(loop)

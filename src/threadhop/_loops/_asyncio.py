@@ -18,7 +18,7 @@ import sys
 import threading
 import weakref
 from asyncio import AbstractEventLoop, Task
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextvars import Context
 from functools import partial
@@ -26,7 +26,7 @@ from typing import Any
 
 from .. import _lifetime
 from .._callables import begins_unseen
-from .._errors import NO_TASK, ODD_TASK
+from .._errors import LOOP_IS_CLOSED, NO_TASK, ODD_TASK
 from .._interface import AnyStrand, Loop, LoopSuspension
 from .._job import events
 from .._libraries import look
@@ -200,6 +200,9 @@ class AsyncioLoop(EntryQueue, Loop):
         task = None if loop is None else current_task(loop)
         return 0 if task is None else task.cancelling()
 
+    def checkpoint(self) -> Awaitable[Any]:
+        return checkpoint()
+
     async def let_pending_cancellation_out(self) -> None:
         loop = self._loop()
         if loop is not None and getattr(current_task(loop), "_must_cancel", False):
@@ -207,7 +210,8 @@ class AsyncioLoop(EntryQueue, Loop):
 
     def run(self, caller: Any, func: Callable[[], Any], tokens: Tokens) -> Any:
         loop = self._loop()
-        assert loop is not None, "the task or the call refers to it"
+        if loop is None:
+            raise RuntimeError(LOOP_IS_CLOSED)
         return from_thread_run(self.post, loop, caller, func, tokens)
 
 

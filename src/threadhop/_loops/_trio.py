@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any
@@ -173,6 +173,9 @@ class TrioLoop(EntryQueue, Loop):
 
     def count_cancels(self) -> int:
         return int(_is_cancelled())
+
+    def checkpoint(self) -> Awaitable[Any]:
+        return lowlevel.checkpoint()  # type: ignore[no-any-return]
 
     async def let_pending_cancellation_out(self) -> None:
         await lowlevel.checkpoint_if_cancelled()
