@@ -289,5 +289,5 @@ def test_the_warning_names_the_lines_of_workers_that_wait_for_their_own_pool(
     loops.run(main)
     (text,) = warnings()
     assert "all 2 workers" in text
-    assert "or wait for futures of this pool" in text
+    assert "wait for futures of this pool" in text
     assert text.count(f"{__file__}:") == 2

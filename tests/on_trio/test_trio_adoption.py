@@ -18,6 +18,7 @@ from helpers.steps import Gate, busy, until
 from threadhop import eventloop, exec_in_eventloop, threadpool
 
 trio: Any = pytest.importorskip("trio")
+TrioCall: Any = pytest.importorskip("threadhop._loops._trio_calls").TrioCall
 
 
 async def in_task(job: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
@@ -184,3 +185,33 @@ async def test_a_part_within_a_part_and_a_nursery_around_both(
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(child)
+
+
+@on_trio
+async def test_a_task_that_closes_before_the_run_has_looked_at_a_call_of_the_first_one_waits(
+    one: ThreadPoolExecutor, other: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 the worker of the first task asks, 2 another task closes, 3 the run makes the call."""
+    gate, rows = Gate(), Rows(one)
+    source = rows()
+    plain = TrioCall.deliver
+
+    def late(call: Any) -> None:
+        if call._caller.departures:
+            plain(call)
+        else:  # The other task has not come that far: so this comes behind it.
+            call._loop.deliver_soon(call)
+
+    async def closes() -> None:
+        await until(gate.reached.is_set)
+        await close(source)
+
+    monkeypatch.setattr(TrioCall, "deliver", late)
+    await take(source)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(closes)
+        async with threadpool(other):
+            gate.reached.set()
+            exec_in_eventloop(int)
+        assert on_loop_thread()
+    rows.assert_closed_on_its_worker()

@@ -51,9 +51,12 @@ class TrioCall(FromThreadCall):
     #: and what came for the task.
     waiting: list[Any]
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._scope = self._strand = None  # A departure may ask before this is delivered.
+
     def deliver(self) -> None:
         """In a callback of the run."""
-        self._scope = self._strand = None
         caller: Any = self._caller
         if self._func is None:
             return
@@ -152,7 +155,7 @@ class TrioCall(FromThreadCall):
         self._loop.deliver_soon(_Cancel(self))
 
     def cancel_scope(self) -> None:
-        if getattr(self, "_scope", None) is not None:
+        if self._scope is not None:
             self._scope.cancel()
 
 
