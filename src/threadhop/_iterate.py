@@ -305,6 +305,8 @@ async def _items(make_job: Callable[[_Consumer], IteratorJob]) -> AsyncGenerator
     except BaseException as exc:
         await _leave(job, exc)
         raise
+    finally:
+        del consumer  # A traceback may keep this frame for long.
 
 
 def _raise_error(job: IteratorJob) -> None:
