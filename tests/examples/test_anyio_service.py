@@ -69,6 +69,7 @@ def test_the_selftest_passes() -> None:
     EXAMPLE.check_selftest(deadline=50)
 
 
+@pytest.mark.spoils
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("spoilt", SPOILS)
 def test_the_selftest_fails_when(spoilt: str) -> None:

@@ -113,6 +113,7 @@ def test_the_selftest_passes() -> None:
     EXAMPLE.check_selftest("--rows", str(ROWS), deadline=100)
 
 
+@pytest.mark.spoils
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("spoilt", SPOILS)
 def test_the_selftest_fails_when(spoilt: str) -> None:

@@ -61,6 +61,7 @@ def test_the_selftest_passes() -> None:
     assert printed.startswith(f"uploads         {UPLOADS} at once\n")
 
 
+@pytest.mark.spoils
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("spoilt", SPOILS)
 def test_the_selftest_fails_when(spoilt: str) -> None:
@@ -69,6 +70,7 @@ def test_the_selftest_fails_when(spoilt: str) -> None:
     EXAMPLE.check_that_it_fails(SPOILT.format(spoil=spoil, uploads=UPLOADS), message)
 
 
+@pytest.mark.spoils
 @pytest.mark.timeout(60)
 def test_the_selftest_fails_when_health_checks_are_answered_late() -> None:
     """Because of their median alone: there were enough of them, and nothing else was wrong."""

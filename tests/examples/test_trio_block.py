@@ -51,6 +51,7 @@ def test_its_selftest_passes() -> None:
     EXAMPLE.check_selftest()
 
 
+@pytest.mark.spoils
 @pytest.mark.parametrize("spoil", SPOILS)
 def test_its_selftest_notices(spoil: str) -> None:
     source, message = SPOILS[spoil]
