@@ -40,14 +40,12 @@ from ._errors import (
 from ._executors import submit, withdraw
 from ._interface import Loop
 from ._job import Slot, current
-from ._loops import running_loop
 from ._thread_loop import offer_thread_event_loop
 
 #: Seconds after which a worker that waits for room looks whether its loop is still there.
 POLL = 1.0
 
-#: So often does a worker try to wake an open loop, within a second.
-TRIES = 20
+TRIES = 20  #: So often does a worker try to wake an open loop, within a second.
 
 #: The claim of ``try_cancel``.
 _CANCELLED = "cancelled before a worker began"
@@ -179,7 +177,9 @@ class IteratorJob:
 
     def deliver_again(self) -> None:
         """In the loop thread: have the loop look once more, in case Ctrl+C kept it from that."""
-        self.loop.post_again(running_loop())  # type: ignore[attr-defined]
+        future = self.future  # It knows the loop, which may not run now.
+        if future is not None:
+            self.loop.post_again(future.get_loop())  # type: ignore[attr-defined]
 
     # As an entry of the loop's queue.
 

@@ -17,6 +17,7 @@ from helpers.steps import LIMIT, Gate, HeldExecutor, turns, until, wait_until
 
 from threadhop import _iterate, _iterator_job, iterate_in_executor
 from threadhop._iterator_job import IteratorJob
+from threadhop._loops._asyncio import loop_of
 
 here = threading.get_ident
 
@@ -473,3 +474,37 @@ def test_ctrl_c_at_any_moment_of_the_loop_thread_leaves_no_worker_and_no_task(
             loop.close()
             moment += 1
     assert moment > 20
+
+
+def test_a_task_is_cancelled_while_no_loop_runs_and_something_was_posted(
+    one: ThreadPoolExecutor,
+) -> None:
+    """As ``asyncio.run`` does it at its end, after Ctrl+C."""
+    gate = Gate()
+
+    def source() -> Iterator[int]:
+        gate.stop_here()
+        yield 1
+
+    async def take() -> None:
+        async with iterate_in_executor(one, source) as items:
+            await anext(items)
+
+    async def begin() -> None:
+        await until(gate.reached.is_set)
+
+    class Nothing:
+        def deliver(self) -> None:
+            pass
+
+        abandon = deliver
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(take())
+    loop.run_until_complete(begin())
+    loop_of(loop)._queue.append(Nothing())
+    task.cancel()
+    gate.open()
+    with pytest.raises(asyncio.CancelledError):
+        loop.run_until_complete(asyncio.wait_for(task, LIMIT))
+    loop.close()
