@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib.util
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor
@@ -16,8 +17,9 @@ from helpers.loops import LoopKind
 
 from threadhop import WorkerPool, exec_in_executor, threadpool
 
-#: In bytes: what a task that waits for a worker may need more than one that waits for a future.
-MORE = 1024
+#: In bytes: what a task that waits for a worker may need more than one that waits for a future. On
+#: a build without a GIL each object has a header that is larger by 16.
+MORE = 1152 if "t" in getattr(sys, "abiflags", "") else 1024
 
 
 #: In seconds: what a crowd gets to come to the pool.
