@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -456,7 +457,11 @@ def test_ctrl_c_at_any_moment_of_the_loop_thread_leaves_no_worker_and_no_task(
                     return [item async for item in items]
 
             task = loop.create_task(take())
-            interruption = Interruption(moment, interrupt, _iterate, _iterator_job)
+            # (Before 3.14 it cannot raise in a loop as a signal does.)
+            in_loops = sys.version_info >= (3, 14)
+            interruption = Interruption(
+                moment, interrupt, _iterate, _iterator_job, in_loops=in_loops
+            )
             try:
                 with interruption:
                     loop.run_until_complete(task)
