@@ -6,8 +6,8 @@ The seeds are fixed, the interleavings are not.
 from __future__ import annotations
 
 import asyncio
-import gc
 import concurrent.futures
+import gc
 import os
 import random
 import sys
