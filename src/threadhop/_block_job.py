@@ -93,8 +93,9 @@ class BlockJob:
 
     def __init__(self, executor: Executor, strand: AnyStrand, suspension: Suspension) -> None:
         self.executor = executor
-        #: When it was queued; then when the worker began. By ``time.monotonic()``.
-        self.since = monotonic()
+        #: 0 before it is requested. Then when that was; then when the worker began. By
+        #: ``time.monotonic()``. Written by the thread that the task leaves, and by the worker.
+        self.since = 0.0
         #: None when the job has no more to do with the task: the executor may keep the job for
         #: long. Written by the thread that ends the request, or that releases the worker.
         self.strand: AnyStrand | None = strand
@@ -107,8 +108,7 @@ class BlockJob:
         """Submit the job. The task hears of whatever goes wrong."""
         strand = self.strand
         assert strand is not None, "a worker is requested once"
-        token = strand.token
-        token.queued_job = self
+        self.since = monotonic()
         try:
             submit(self)
         except BaseException as exc:
@@ -117,7 +117,7 @@ class BlockJob:
             if not self.fail(exc) and not isinstance(exc, Exception):
                 raise
         # A cancel may have come before it could see the job, see ``_cancel_token``.
-        if token.why is not None:
+        if strand.token.why is not None:
             self.fail(None)
 
     def call_submit(self) -> None:
@@ -195,7 +195,6 @@ class BlockJob:
         strand = self.strand
         assert strand is not None, "only a failure takes the strand away"
         self.since = monotonic()
-        strand.token.queued_job = None
         if strand.loop.is_closed():
             strand.abandon()
             return

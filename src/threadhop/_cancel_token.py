@@ -1,9 +1,9 @@
 """Cancellations, remembered in one place: those of a task, and those of a call.
 
 A listener is called when a cancellation comes; immediately, if one has come already. Listeners are
-a queued job (``fail(None)``), a call that waits for the loop (``FromThreadCall``), the coroutine of
-a call on its worker's own loop, and an ``on_cancel``. A body that runs hears at its next check, or
-at its exit.
+a call that waits for the loop (``FromThreadCall``), the coroutine of a call on its worker's own
+loop, and an ``on_cancel``. A job that waits for a worker hears by ``LoopSuspension.note_cancel``. A
+body that runs hears at its next check, or at its exit.
 
 Two threads meet in that: one cancels, the other has just begun to listen. Each first leaves its
 mark and then looks for the other's. ``request`` notes the cancellation, then calls the listeners;
@@ -15,33 +15,22 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 #: Never held: an attempt to take it orders what stands before and after it, on all builds.
 _fence = allocate_lock()
-
-
-class Cancellable(Protocol):
-    """A job that waits for a worker."""
-
-    def fail(self, error: BaseException | str | None, /) -> bool:
-        """In any thread: the job need not be done; None says that it was cancelled."""
-        ...
 
 
 class CancelToken:
     """The cancellations of one task, or of one call."""
 
     # Many wait at once. The fields that few ever write are in the ``__dict__``.
-    __slots__ = ("__dict__", "queued_job", "why")
+    __slots__ = ("__dict__", "why")
 
     #: None, or the *why* of which the loop makes the error: of several cancels the first one that
     #: was not raised yet. Written on the loop: by ``request``, and by a task whose own cancellation
     #: leaves a loop part. Cleared there by the task, which raises.
     why: Any
-    #: The job that waits for a worker: on the way of every block, so with a place of its own.
-    #: Written by the thread that asks for the worker, cleared by the worker.
-    queued_job: Cancellable | None
     #: The number of cancellations, and the *why* that was last stored in ``why``. Written by
     #: ``request``.
     count = 0
@@ -50,7 +39,7 @@ class CancelToken:
     _listeners: tuple[Callable[[Any], object], ...] = ()
 
     def __init__(self) -> None:
-        self.why = self.queued_job = None
+        self.why = None
 
     def request(self, why: Any) -> None:
         """On the loop: note the cancellation, and call the listeners.
@@ -63,9 +52,6 @@ class CancelToken:
             self.why = self.last_why = why
         if _fence.acquire(False):
             _fence.release()
-        job = self.queued_job
-        if job is not None:
-            job.fail(None)
         for listener in self._listeners:
             listener(why)
 

@@ -159,8 +159,8 @@ def _of_worker(job: Any, ident: int, now: float) -> Iterator[Hop]:
     if strand is None:
         is_away = calling is not None
     else:
-        queued = strand.token.queued_job
-        leaves = queued is not None and queued.claimed is None
+        target = strand.target
+        leaves = target is not None and target.since and target.claimed is None
         is_here = strand.job is job and strand.coro is not None and not leaves
         is_away = not is_here or calling is not None
     yield _hop(job, "away" if is_away else "running", thread, now)
@@ -256,7 +256,7 @@ def _queued(now: float) -> Iterator[Hop]:
 def _waits(job: Any) -> bool:
     if job.strand is None:
         return job.executor is not None and not job.has_ended()
-    return job.strand.token.queued_job is job
+    return bool(job.strand.target is job)
 
 
 def _state_of(job: Any) -> tuple[Literal["queued", "running"], str | None]:

@@ -50,12 +50,23 @@ class LoopSuspension(Suspension):
 
     - when the coroutine is suspended: set ``strand.coro``, call ``strand.leave_loop()``; if that
       raises, ``strand.leaving_failed(error)``
-    - when the loop cancels the task: ``strand.token.request(why)``
+    - when the loop cancels the task: ``self.note_cancel(strand, why)``
     - to go on, on the loop: ``strand.coro = None``, ``strand.arrive(None)``,
       ``strand.serve_departures()``, ``strand.suspension = None``, then resume the coroutine
     """
 
     __slots__ = ()
+
+    def note_cancel(self, strand: AnyStrand, why: Any) -> None:
+        """On the loop: note the cancellation of the task, and give up a job that waits.
+
+        May run in a signal handler: it waits for no lock. The job and the cancellation find each
+        other as in ``_cancel_token``: the job's mark is ``since``.
+        """
+        strand.token.request(why)
+        job = strand.target
+        if job is not None and job.since:
+            job.fail(None)
 
     @abstractmethod
     def finish(self, outcome: Outcome) -> None:

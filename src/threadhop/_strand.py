@@ -122,7 +122,7 @@ class Strand:
         self.target = self.entering = self.new_entries = self.worker_suspension = None
 
     def __repr__(self) -> str:
-        job: object = self.job or innermost_job(self.entries) or self.token.queued_job
+        job: object = self.job or innermost_job(self.entries) or self.target
         return f"<threadhop: {'on its way' if job is None else f'in {job}'}>"
 
     # In the coroutine.
@@ -286,8 +286,8 @@ class Strand:
         self.arrive(job)
         # (Known without an assert: the task is away, and its variables were loaded.)
         coro: Any = self.coro
-        context: Any = variables.worker_context
-        outcome = context.run(step, coro, self, problem)
+        worker: Any = variables.worker
+        outcome = worker.context.run(step, coro, self, problem)
         del coro
         if outcome is not None:
             self._end_in_worker(outcome)

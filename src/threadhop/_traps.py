@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from typing import Any, cast
 
@@ -36,12 +36,21 @@ def _enter(strand: AnyStrand, mark: object) -> Generator[Any, None, None]:
     try:
         yield mark
         _note_arrival(strand)
-    except BaseException as error:
-        # GeneratorExit is the collector's, or a driver's that gives up: neither may suspend again.
-        if strand.job is strand.target and not isinstance(error, GeneratorExit):
-            # The body is entered, but ``async with`` will not leave it.
-            yield from strand.turn_back(error)
+    except BaseException:
+        yield from _way_out(strand)
         raise
+
+
+def _way_out(strand: AnyStrand) -> Iterable[Any]:
+    """In the handler of an error at the entry: leave the body, if that is entered.
+
+    ``async with`` will not leave it.
+    """
+    error = sys.exc_info()[1]
+    # GeneratorExit is the collector's, or a driver's that gives up: neither may suspend again.
+    if error is None or strand.job is not strand.target or isinstance(error, GeneratorExit):
+        return ()
+    return strand.turn_back(error)
 
 
 def _leave(

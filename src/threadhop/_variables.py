@@ -101,81 +101,88 @@ def merge_changes(theirs: Context, base: Context, tokens: Tokens) -> bool:
     return complete
 
 
+class WorkerVariables:
+    """One Context for all workers of a task, made by the first one."""
+
+    __slots__ = ("context", "loop_tokens", "snapshot", "tokens")
+
+    def __init__(self, loop_tokens: Tokens) -> None:
+        self.context = Context()
+        #: A copy of it from when the body began to run in it; None if it has yet to load.
+        self.snapshot: Context | None = None
+        #: The Tokens that unset its variables,
+        self.tokens: Tokens = {}
+        #: and those that unset what bodies have set on the loop.
+        self.loop_tokens = loop_tokens
+
+
 class TaskVariables:
     """The context variables of a task that is here and there: on its loop, and on workers.
 
     Touched by the thread that drives the task, and handed over with it: no field needs a lock.
     """
 
-    __slots__ = (
-        "_loop_snapshot",
-        "_tokens",
-        "_worker_snapshot",
-        "worker_context",
-    )
+    # (Many may wait for their first worker at once. What that makes is in an object of its own.)
+    __slots__ = ("_loop_snapshot", "worker")
 
     #: As they were when the task left the loop. Back there it is forgotten, unless the worker
     #: Context holds the same still.
     _loop_snapshot: Context | None
-    #: One Context for all workers of the task, made by the first.
-    worker_context: Context | None
-    #: A copy of that Context from when the body began to run in it; None if it has yet to load.
-    _worker_snapshot: Context | None
-    #: The Tokens that unset its variables, and those that bodies have set on the loop. Made with
-    #: it. (In one slot: many may wait for a worker at once.)
-    _tokens: tuple[Tokens, Tokens] | None
+    worker: WorkerVariables | None
 
     def __init__(self) -> None:
-        self._loop_snapshot = self._tokens = None
-        self.worker_context = self._worker_snapshot = None
+        self._loop_snapshot = self.worker = None
 
     def leave_loop(self) -> None:
         """In the coroutine, on the loop, in the Context of the task."""
         # Others may change the variables while the task is away, if they share its Context.
-        snapshot, last = copy_context(), self._loop_snapshot
-        if last is None or not is_same_mapping(snapshot, last):
-            self._worker_snapshot = None
+        snapshot, worker = copy_context(), self.worker
+        if worker is not None:
+            last = self._loop_snapshot
+            if last is None or not is_same_mapping(snapshot, last):
+                worker.snapshot = None
         self._loop_snapshot = snapshot
 
     def load(self) -> BaseException | None:
         """In a worker: give the worker Context the variables of the task, or return why not."""
-        if self._worker_snapshot is not None:
+        worker = self.worker
+        if worker is not None and worker.snapshot is not None:
             return None
-        context, values = self.worker_context, self._loop_snapshot
+        values = self._loop_snapshot
         assert values is not None, "kept since the task left the loop"
         problem = None
         try:
             # If a variable cannot be unset, start anew. Tokens from here are worth nothing then,
             # but values come first. (Only another task that shares the Context leads to this.)
-            tokens = self._tokens or ({}, {})
-            if context is None or not context.run(merge_changes, values, context, tokens[0]):
-                context = self.worker_context = Context()
-                self._tokens = tokens = ({}, tokens[1])
-                context.run(copy_all, values, tokens[0])
-            name_library(context, None)
+            if worker is None or not worker.context.run(
+                merge_changes, values, worker.context, worker.tokens
+            ):
+                self.worker = worker = WorkerVariables({} if worker is None else worker.loop_tokens)
+                worker.context.run(copy_all, values, worker.tokens)
+            name_library(worker.context, None)
         except BaseException as exc:
             problem = exc
-        assert context is not None, "made here if there was none"
-        self._worker_snapshot = context.copy()
+        assert worker is not None, "made here if there was none"
+        worker.snapshot = worker.context.copy()
         return problem
 
     def write_back(self) -> None:
         """In the coroutine, back on the loop: write the variables that the body changed."""
-        context, snapshot = self.worker_context, self._worker_snapshot
-        if context is None or snapshot is None:  # On no worker: see ``_adoption``.
+        worker = self.worker
+        if worker is None or worker.snapshot is None:  # On no worker: see ``_adoption``.
             return
-        if not is_same_mapping(context, snapshot):
+        context = worker.context
+        if not is_same_mapping(context, worker.snapshot):
             values, self._loop_snapshot = self._loop_snapshot, None
             assert values is not None, "kept since the task left the loop"
-            assert self._tokens is not None, "made with the Context"
             name_library(context, values)
-            merge_changes(context, values, self._tokens[1])
+            merge_changes(context, values, worker.loop_tokens)
 
     @property
     def worker_tokens(self) -> Tokens:
         """In a worker: the Tokens that unset the variables of the worker Context."""
-        assert self._tokens is not None, "made with the Context"
-        return self._tokens[0]
+        assert self.worker is not None, "made by the first worker"
+        return self.worker.tokens
 
     def stay_on_loop(self) -> None:
         """In the coroutine, which came to no worker: no worker Context has its variables."""
@@ -183,4 +190,6 @@ class TaskVariables:
 
     def forget(self) -> None:
         """In any thread: the task will never go on."""
-        self._loop_snapshot = self._worker_snapshot = None
+        self._loop_snapshot = None
+        if self.worker is not None:
+            self.worker.snapshot = None

@@ -48,14 +48,14 @@ VARIABLES = [contextvars.ContextVar[object](f"variable {number}") for number in 
 #: A promise, and what it matches in "file function: line" of the library.
 PROMISES = {
     "a job is taken once: claim, booking": (
-        r"\bclaimed\b|queued_job|only a failure takes|BlockJob\.request_worker: +(strand =|assert)"
+        r"\bclaimed\b|only a failure takes|BlockJob\.request_worker: +(strand =|assert)"
     ),
     "cancellations are not lost": (
         r"cancelled\b|_must_cancel|_is_cancelled|\.done\(\)|_cancel_token\.py|CancelToken|\.token\b"
         r"|token\.(why|(un)?register)|count_cancels"
     ),
     "context variables, both ways": (
-        r"_variables\.py|copy_context|\bvariables\b|worker_context"
+        r"_variables\.py|copy_context|\bvariables\b|worker\.context"
         r"|context = self\._context|context\.run\((step|self\._(call_)?func)"
     ),
     "async generators are finalized": r"hooks",

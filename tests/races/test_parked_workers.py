@@ -25,7 +25,6 @@ class FakeLoop:
 
 class FakeToken:
     why = None
-    queued_job: BlockJob | None = None
 
 
 class FakeStrand:

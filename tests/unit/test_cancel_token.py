@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,9 +12,9 @@ from typing import Any
 import pytest
 from helpers.steps import LIMIT, HeldExecutor, until
 
-import threadhop._strand
-from threadhop import threadpool
+from threadhop import _block_job, threadpool
 from threadhop._cancel_token import CancelToken
+from threadhop._job import current
 
 
 class LyingToken(CancelToken):
@@ -72,31 +73,15 @@ def test_the_cancellation_is_there_when_a_listener_is_told() -> None:
     assert seen == [("stop",)]
 
 
-class LateToken(CancelToken):
-    """Calls back before a job is noted."""
-
-    before_note: Callable[[], object] = staticmethod(lambda: None)
-    _job: Any = None
-
-    @property
-    def queued_job(self) -> Any:  # type: ignore[override]
-        return self._job
-
-    @queued_job.setter
-    def queued_job(self, job: Any) -> None:
-        if job is not None and isinstance(job.executor, HeldExecutor):
-            type(self).before_note()
-        self._job = job
-
-
-def test_a_cancellation_just_before_the_job_is_noted_takes_it_back(
+def test_a_cancellation_just_before_the_job_is_requested_takes_it_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """1 a worker asks for another worker, 2 cancel, 3 the job is noted, 4 and submitted."""
-    monkeypatch.setattr(threadhop._strand, "CancelToken", LateToken)
+    """1 a worker asks for another worker, 2 cancel, 3 the job has its mark, 4 and is submitted."""
+
+    held = HeldExecutor()
 
     async def block(outer: ThreadPoolExecutor) -> None:
-        async with threadpool(outer), threadpool(HeldExecutor()):
+        async with threadpool(outer), threadpool(held):
             raise AssertionError("nobody runs the job")
 
     async def main() -> None:
@@ -107,11 +92,16 @@ def test_a_cancellation_just_before_the_job_is_noted_takes_it_back(
             task.cancel("stop")
             cancelled.set()
 
-        def before_note() -> None:
-            loop.call_soon_threadsafe(cancel)
-            assert cancelled.wait(LIMIT)
+        def before_mark() -> float:
+            if held.jobs or cancelled.is_set() or threading.get_ident() == here:
+                return time.monotonic()
+            if current.slot.job is not None:  # Not yet that of the outer block itself.
+                loop.call_soon_threadsafe(cancel)
+                assert cancelled.wait(LIMIT)
+            return time.monotonic()
 
-        monkeypatch.setattr(LateToken, "before_note", staticmethod(before_note))
+        here = threading.get_ident()
+        monkeypatch.setattr(_block_job, "monotonic", before_mark)
         with ThreadPoolExecutor(1) as outer:
             task = loop.create_task(block(outer))
             await until(task.done)

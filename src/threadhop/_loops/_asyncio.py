@@ -286,7 +286,7 @@ class AsyncioSuspension(LoopSuspension):
         between any two lines of this thread, so it never waits for a lock.
         """
         strand = self._strand
-        strand.token.request(() if msg is None else (msg,))
+        self.note_cancel(strand, () if msg is None else (msg,))
         look()
         strand.loop.post_again(self._loop)  # type: ignore[attr-defined]
         if events._get_running_loop() is None:

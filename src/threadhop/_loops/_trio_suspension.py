@@ -106,7 +106,7 @@ class TrioSuspension(LoopSuspension):
         try:
             if isinstance(token.why, BaseException):  # Rather a new error than one that was raised.
                 token.why = None
-            token.request(raise_cancel)
+            self.note_cancel(self._strand, raise_cancel)
         except BaseException:  # trio bears none.
             report("Exception in an abort function of trio")
         if not self.has_left:
