@@ -14,6 +14,7 @@ from helpers.steps import LIMIT, Gate, busy, until, wait_until
 from threadhop import PoolBusy, WorkerPool, threadpool
 from threadhop._pool._limits import CountingThreads, Counts
 from threadhop._pool._threads import Threads
+from threadhop._pool._view_limiter import ViewLimiter
 
 kinds = pytest.mark.parametrize("of_view", [False, True], ids=["pool", "view"])
 
@@ -275,21 +276,54 @@ def test_a_job_that_relied_on_a_turn_which_the_pool_refuses_is_done(
     with WorkerPool(1, max_queued=0) as pool:
         view = pool.limited(1)
         b = Told()
-        put = CountingThreads.put
+        put_turn = CountingThreads.put_turn
 
         def late(threads: CountingThreads, turn: Any) -> None:
             monkeypatch.undo()
             view.put(b)
-            put(threads, turn)
+            put_turn(threads, turn)
 
         with busy(pool):
-            monkeypatch.setattr(CountingThreads, "put", late)
+            monkeypatch.setattr(CountingThreads, "put_turn", late)
             a = Told()
             with pytest.raises(PoolBusy):
                 view.put(a)
             assert not b.errors
         assert b.wait().runs == 1
     assert (a.runs, a.errors) == (0, [])
+
+
+@pytest.mark.parametrize("in_pool", [False, True], ids=["in a view", "in the pool"])
+def test_a_turn_that_waits_for_nothing_keeps_nobody_away(
+    in_pool: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 a turn waits for a worker, 2 another one of its view does its job, 3 others come."""
+    end = ViewLimiter.end
+    gate = Gate()
+
+    def hold(limiter: ViewLimiter, turn: Any) -> None:
+        gate.stop_here()
+        end(limiter, turn)
+
+    with WorkerPool(2, max_queued=0 if in_pool else None) as pool:
+        small, other = pool.limited(2, max_queued=0), pool.limited(2, max_queued=None)
+        third: Any = pool if in_pool else small
+        with busy(other), busy(small):
+            last = Told()
+            if in_pool:
+                monkeypatch.setattr(CountingThreads, "_admit_turn", CountingThreads._add)
+            other.put(last)
+            monkeypatch.setattr(ViewLimiter, "end", hold)
+        last.wait()
+        assert gate.reached.wait(LIMIT)
+        jobs = [Told(), Told()]
+        for job in jobs:
+            third.put(job)
+        with pytest.raises(PoolBusy):
+            third.put(Told())
+        gate.open()
+        for job in jobs:
+            job.wait()
 
 
 def test_a_job_that_comes_while_the_turn_of_a_cancelled_one_is_ended_is_done(

@@ -8,7 +8,8 @@ twice, or not at all, on its way from the queue to the worker.
 A job is refused when as many wait as may, and no worker is free at once. Only then does anybody
 look closer, for a worker is free earlier than its thread knows: its job has told whoever waits for
 it, and returns just now (``Job.is_over``), or its body has left, and the worker is about to park
-(``Job.is_here``).
+(``Job.is_here``). So a view counts as what its own jobs need, not as the turns it has in its pool:
+a worker that ends a turn, and a turn that waits although its job is done, keep nobody away.
 
 Jobs that come back to work that has begun are counted and never refused: those of a view that
 ``requeue`` brings. (A task that comes back to its parked worker does not come this way.)
@@ -19,7 +20,9 @@ from __future__ import annotations
 import threading
 from _thread import get_ident
 from collections.abc import Callable
-from typing import NoReturn
+from functools import partial
+from typing import Any, NamedTuple, NoReturn
+from weakref import ref
 
 from .._errors import POOL_BUSY
 from ._permits import holding
@@ -78,6 +81,23 @@ class Entry:
         self._owner.withdraw(self.job)
 
 
+class Busy(NamedTuple):
+    """How many jobs run and wait."""
+
+    running: int
+    waiting: int
+
+
+class Load(NamedTuple):
+    """For how many workers there is something to do."""
+
+    running: int
+    #: The running, and those that are away.
+    occupied: int
+    #: So many more would begin, were there workers enough.
+    waiting: int
+
+
 class Counts:
     """The jobs of a pool, or of a view, that wait or run."""
 
@@ -91,20 +111,20 @@ class Counts:
         #: Those that run, by thread. They are among the entries.
         self.begun: dict[int, Entry] = {}
 
-    def admit(self, entry: Entry, free: Callable[[], int]) -> tuple[int, int] | None:
+    def admit(self, entry: Entry, look_closer: Callable[[], tuple[int, int]]) -> Busy | None:
         """Count *entry*; or return how many run and wait, if it would be one too many.
 
-        *free* is called under the lock: as many workers would begin at once.
+        *look_closer* is called under the lock. It returns how many really wait, and as many workers
+        would begin at once.
         """
-        return holding(self.lock, self._admit, entry, free)
+        return holding(self.lock, self._admit, entry, look_closer)
 
-    def _admit(self, entry: Entry, free: Callable[[], int]) -> tuple[int, int] | None:
-        waiting, limit = self.waiting(), self.max_queued
-        if limit is not None and waiting >= limit:
-            about_to_begin = free()
-            waiting -= about_to_begin
-            if waiting >= limit:
-                return len(self.running()) + about_to_begin, waiting
+    def _admit(self, entry: Entry, look_closer: Callable[[], tuple[int, int]]) -> Busy | None:
+        limit = self.max_queued
+        if limit is not None and self.waiting() >= limit:
+            waiting, free = look_closer()
+            if waiting - free >= limit:
+                return Busy(len(self.running()) + free, waiting - free)
         self.add(entry)
         return None
 
@@ -121,6 +141,11 @@ class Counts:
     def occupied(self) -> list[Entry]:
         """Those that have their worker still, away or not."""
         return [entry for entry in self.begun.values() if not entry.is_over()]
+
+    def load(self, limit: int) -> Load:
+        """What a view that runs *limit* jobs at once asks of its pool."""
+        running = len(self.running())
+        return Load(running, len(self.occupied()), min(self.waiting(), max(0, limit - running)))
 
     def begin(self, entry: Entry) -> None:
         """In the worker."""
@@ -165,6 +190,12 @@ class Counting:
     """What an entry asks of its pool, or of its view."""
 
     counts: Counts
+    #: As many jobs run at once.
+    limit: int
+
+    def turns(self) -> set[Any]:
+        """Of a view: the jobs by which it is done in its pool."""
+        raise NotImplementedError
 
     def withdraw(self, job: Job) -> None:
         raise NotImplementedError
@@ -173,12 +204,16 @@ class Counting:
 class CountingThreads(Threads, Counting):
     """The threads of a pool that counts its jobs."""
 
+    #: The views that count theirs. Its steps are atomic: no lock.
+    counting_views: list[ref[Counting]]
+
     @classmethod
     def of(cls, threads: Threads, max_queued: int | None) -> CountingThreads:
         """Have *threads* count from now on. What is there already passes uncounted."""
         if not isinstance(threads, cls):
             counts = Counts(max_queued)
             threads.counts = counts  # type: ignore[attr-defined]
+            threads.counting_views = []  # type: ignore[attr-defined]
             # The threads that there are go on with this object, so there is no other one.
             threads.__class__ = cls
         assert isinstance(threads, cls)
@@ -186,6 +221,10 @@ class CountingThreads(Threads, Counting):
 
     def put(self, job: Job) -> None:
         self._put(job, self._admit)
+
+    def put_turn(self, job: Job) -> None:
+        """As ``put``, for a view, which has counted the job that waits for this."""
+        self._put(job, self._admit_turn)
 
     def put_entitled(self, job: Job) -> None:
         """As ``put``, for a job that has a worker in all but name."""
@@ -201,10 +240,13 @@ class CountingThreads(Threads, Counting):
             self.withdraw(job)
             raise
 
-    def _admit(self, entry: Entry) -> None:
-        busy = self.counts.admit(entry, self._free)
+    def _admit(self, entry: Entry, counted: int = 0) -> None:
+        busy = self.counts.admit(entry, partial(self._look_closer, counted))
         if busy is not None:
             raise_busy("WorkerPool", self.name, self.max_workers, busy, self.counts)
+
+    def _admit_turn(self, entry: Entry) -> None:
+        self._admit(entry, 1)
 
     def _add(self, entry: Entry) -> None:
         holding(self.counts.lock, self.counts.add, entry)
@@ -234,15 +276,27 @@ class CountingThreads(Threads, Counting):
         super().back()
         self.counts.mark_away(False)
 
-    def _free(self) -> int:
-        """Under the lock of the counts: as many workers would begin at once."""
-        counts = self.counts
-        return max(
-            0,
-            min(
-                self.max_workers - len(counts.running()), self.max_threads - len(counts.occupied())
-            ),
+    def load(self, *, without: Counting | None = None) -> Load:
+        """Under the lock of the counts: what there is to do, but for one of the views."""
+        views = [view for known in self.counting_views.copy() if (view := known()) is not None]
+        turns = set().union(*(view.turns() for view in views))
+        entries = [entry for turn in turns if (entry := self.counts.entries.get(turn))]
+        queued = sum(not entry.has_begun for entry in entries)
+        loads = [view.counts.load(view.limit) for view in views if view is not without]
+        loads.append(
+            Load(
+                sum(entry.job not in turns for entry in self.counts.running()),
+                sum(entry.job not in turns for entry in self.counts.occupied()),
+                self.counts.waiting() - queued,
+            )
         )
+        return Load(*map(sum, zip(*loads, strict=True)))
+
+    def _look_closer(self, counted: int) -> tuple[int, int]:
+        """Under the lock of the counts. So many of those that wait are what is asked for."""
+        load = self.load()
+        free = min(self.max_workers - load.running, self.max_threads - load.occupied)
+        return load.waiting - counted, max(0, free)
 
     def start_afresh(self) -> None:
         self.counts.lock = threading.RLock()
@@ -257,18 +311,15 @@ def make_entry(owner: Counting, job: Job) -> Entry:
     return entry
 
 
-def raise_busy(
-    kind: str, name: str, workers: int, busy: tuple[int, int], counts: Counts
-) -> NoReturn:
-    running, waiting = busy
+def raise_busy(kind: str, name: str, workers: int, busy: Busy, counts: Counts) -> NoReturn:
     limit = counts.max_queued
     raise PoolBusy(
         POOL_BUSY.format(
             kind=kind,
             name=name,
-            running=running,
+            running=busy.running,
             workers=workers,
-            waiting=waiting,
+            waiting=busy.waiting,
             max_queued=limit,
             more=2 * (limit or 5),
         )

@@ -17,6 +17,8 @@ from _thread import get_ident
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Any
+from weakref import ref
 
 from .._errors import DROPPED, NO_JOIN, POOL_SHUT_DOWN, report
 from ._limits import Counting, CountingThreads, Counts, PoolBusy, make_entry, raise_busy
@@ -208,12 +210,14 @@ class CountingViewLimiter(ViewLimiter, Counting):
     def __init__(self, threads: CountingThreads, limit: int, max_queued: int | None) -> None:
         self.counts = Counts(max_queued, threads.counts.lock)
         super().__init__(threads, limit)
+        views = threads.counting_views
+        views[:] = [view for view in views if view() is not None] + [ref(self)]
 
     def put(self, job: Job) -> None:
         entry = make_entry(self, job)
         try:
             self._check()
-            busy = self.counts.admit(entry, self._free)
+            busy = self.counts.admit(entry, self._look_closer)
             if busy is not None:
                 raise_busy("limited", self.threads.name, self.limit, busy, self.counts)
             super().put(entry)
@@ -221,25 +225,26 @@ class CountingViewLimiter(ViewLimiter, Counting):
             self.counts.withdraw(job)
             raise
 
-    def _free(self) -> int:
-        """Under the lock of the counts: as many workers would begin at once with jobs of the view.
-
-        The turns of the view are not counted: what they do is told by the view's own jobs.
-        """
+    def _look_closer(self) -> tuple[int, int]:
+        """Under the lock of the counts."""
         pool, counts = self.threads, self.counts
-        mine = self._active.copy()
-        entries = [pool.counts.entries.get(turn) for turn in mine]
-        queued_turns = sum(entry is not None and not entry.has_begun for entry in entries)
-        queue = pool.counts.waiting() - queued_turns
-        running = sum(entry.job not in mine for entry in pool.counts.running()) + queue
-        occupied = sum(entry.job not in mine for entry in pool.counts.occupied()) + queue
-        return max(
-            0,
-            min(
-                min(self.limit, pool.max_workers - running) - len(counts.running()),
-                pool.max_threads - occupied - len(counts.occupied()),
-            ),
+        others = pool.load(without=self)
+        running = len(counts.running())
+        free = min(
+            self.limit - running,
+            pool.max_workers - others.running - others.waiting - running,
+            pool.max_threads - others.occupied - others.waiting - len(counts.occupied()),
         )
+        return counts.waiting(), max(0, free)
+
+    def turns(self) -> set[Any]:
+        return self._active.copy()
+
+    def close(self, *, drop: bool) -> None:
+        turns = self._active.copy()
+        super().close(drop=drop)
+        for turn in turns - self._active:
+            self.threads.withdraw(turn)
 
     def withdraw(self, job: Job) -> None:
         entry = self.counts.withdraw(job)
@@ -271,8 +276,9 @@ class CountingViewLimiter(ViewLimiter, Counting):
         self.counts.mark_away(False)
 
     def _take_turn(self, put: Callable[[Job], None], job: Job | None = None) -> None:
-        if job is not None and holding(self.counts.lock, self._has_turn_to_spare):
-            put = self.threads.put_entitled
+        if job is not None:
+            is_entitled = holding(self.counts.lock, self._has_turn_to_spare)
+            put = self.threads.put_entitled if is_entitled else self.threads.put_turn
         super()._take_turn(put, job)
 
     def _has_turn_to_spare(self) -> bool:
@@ -284,10 +290,6 @@ class CountingViewLimiter(ViewLimiter, Counting):
         """Under the lock of the counts."""
         entry = self.counts.begun.get(turn.thread)
         return entry is not None and not entry.is_over()
-
-    def works(self, turn: _Turn) -> bool:
-        """Under the lock of the counts: whether *turn*, which has begun, has work to do."""
-        return turn in self._active and (bool(self._waiting) or self._has_job(turn))
 
     def start_afresh(self) -> None:
         self.counts.lock = self.threads.counts.lock
@@ -310,9 +312,9 @@ class _Turn:
             self._limiter.serve(self)
 
     def is_here(self) -> bool:
-        # (A view that is older than the limits of its pool does not know.)
-        limiter = self._limiter
-        return not isinstance(limiter, CountingViewLimiter) or limiter.works(self)
+        # Here that is a turn that has ended: a view counts as its jobs. (One that is older than the
+        # limits of its pool does not know them.)
+        return not isinstance(self._limiter, CountingViewLimiter)
 
     def is_over(self) -> bool:
         return not self.is_here()
