@@ -13,6 +13,7 @@ import pytest
 from helpers.calls import OopsError
 from helpers.garbage import (
     IS_PYPY,
+    MAY_DEFER,
     Scenario,
     Thing,
     assert_its_task_is_freed,
@@ -131,7 +132,7 @@ async def test_an_item_that_the_task_is_done_with_is_kept_by_nobody(
     items = iterate_in_executor(one, Items())
     dead = weakref.ref(await anext(items))
     await until(gate.reached.is_set)
-    if IS_PYPY:
+    if IS_PYPY or MAY_DEFER:  # (The worker, held, merges no counts.)
         collect_until(lambda: dead() is None)
     await until(lambda: dead() is None)
     gate.open()
