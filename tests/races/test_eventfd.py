@@ -21,7 +21,7 @@ from helpers.garbage import Thing
 from helpers.loops import LoopKind
 from helpers.steps import LIMIT, Gate, wait_until
 
-from threadhop import WorkerPool, threadpool
+from threadhop import AsyncExecutor, WorkerPool, threadpool
 from threadhop._loops import _eventfd
 from threadhop._loops._entry_queue import EntryQueue
 
@@ -196,6 +196,26 @@ def test_the_eventfd_is_closed_with_its_loop(loops: LoopKind) -> None:
             loops.run(block_of(pool))
     # (Without the GIL the worker's last look at it may end later.)
     wait_until(lambda: count_eventfds() == before)
+
+
+def test_an_error_that_somebody_keeps_does_not_keep_it_open() -> None:
+    """The frames of its traceback lead back to the callback that resumed the task."""
+
+    async def fails(pool: WorkerPool) -> None:
+        await AsyncExecutor(pool).run(int, "no number")
+
+    gc.collect()
+    before = count_eventfds()
+    with WorkerPool(1) as pool:
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(fails(pool))
+        with pytest.raises(ValueError, match="no number") as kept:
+            loop.run_until_complete(task)
+        del task
+        loop.close()
+        del loop
+        wait_until(lambda: count_eventfds() == before)
+    assert kept.value.__traceback__ is not None
 
 
 class OwnSelector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]

@@ -103,19 +103,22 @@ class EntryQueue:
         """
         wakers = self._wakers
         wakers.append(True)
-        self.run_all_bounded()
-        # A thread that has the token by now has written, or will: the next turn delivers.
-        if not wakers or eventfd.number < 0:
-            return
         try:
-            _eventfd.read(eventfd.number)
-        except BlockingIOError:  # A loop that runs nested in one of the steps has read it.
-            pass
+            self.run_all_bounded()
+            # A thread that has the token by now has written, or will: the next turn delivers.
+            if not wakers or eventfd.number < 0:
+                return
+            try:
+                _eventfd.read(eventfd.number)
+            except BlockingIOError:  # A loop that runs nested in one of the steps has read it.
+                pass
+            finally:
+                # A thread that took the token after the look above may have written before the
+                # read. (Ctrl+C comes after the read or after this write, not between them.)
+                if not wakers:
+                    _eventfd.write(eventfd.number, 1)
         finally:
-            # A thread that took the token after the look above may have written before the read.
-            # (Ctrl+C comes after the read or after this write, not between them.)
-            if not wakers:
-                _eventfd.write(eventfd.number, 1)
+            del eventfd  # A traceback may keep this frame, and would keep it open.
 
     def post_again(self, loop: AbstractEventLoop) -> None:
         """In the loop thread, by somebody who is cancelled: look whether anything is there.
