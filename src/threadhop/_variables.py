@@ -136,11 +136,9 @@ class TaskVariables:
     def leave_loop(self) -> None:
         """In the coroutine, on the loop, in the Context of the task."""
         # Others may change the variables while the task is away, if they share its Context.
-        snapshot, worker = copy_context(), self.worker
-        if worker is not None:
-            last = self._loop_snapshot
-            if last is None or not is_same_mapping(snapshot, last):
-                worker.snapshot = None
+        snapshot, last = copy_context(), self._loop_snapshot
+        if (last is None or not is_same_mapping(snapshot, last)) and self.worker is not None:
+            self.worker.snapshot = None
         self._loop_snapshot = snapshot
 
     def load(self) -> BaseException | None:
