@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor
 from functools import partial
+from itertools import islice
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -229,9 +230,8 @@ class _Calls:
         self._arguments = arguments
         self._futures: deque[Any] = deque()
         try:
-            while buffersize is None or len(self._futures) < buffersize:
-                if not self._start_next():
-                    break
+            for args in islice(arguments, buffersize):
+                self._futures.append(start(args))
         except BaseException:
             self.take_back()
             raise
@@ -258,7 +258,9 @@ class _Calls:
         futures = self._futures
         try:
             yield None
-            while futures:
+            while True:
+                if not futures:
+                    break
                 yield await self._next_result()  # Suspended, this frame keeps no result alive.
         finally:
             self.take_back()

@@ -209,7 +209,9 @@ class BlockJob:
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(*strand.loop.asyncgen_hooks)
         try:
-            while strand.drive(self) or self.holders:
+            while True:
+                if not (strand.drive(self) or self.holders):
+                    break
                 next_one = self._park(strand)
                 if next_one is None:
                     self._drop_stray()

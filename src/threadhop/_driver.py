@@ -41,7 +41,9 @@ def step(
     refused = 0
     try:
         yielded = coro.send(None) if error is None else coro.throw(error)
-        while yielded is not marker:
+        while True:
+            if yielded is marker:
+                return None
             # Not within an ``except``: the handled exception would become the __context__ of
             # everything that the coroutine raises from here on.
             refused += 1
@@ -53,7 +55,6 @@ def step(
     finally:
         # An exception kept by the outcome refers to this frame.
         del coro, error
-    return None
 
 
 def _refuse(coro: Coroutine[Any, Any, Any], awaited: Any, count: int) -> Any:

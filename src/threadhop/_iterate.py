@@ -286,12 +286,6 @@ async def _items(make_job: Callable[[_Consumer], IteratorJob]) -> AsyncGenerator
         job.start()
         turn_at = monotonic() + TURN_AFTER
         while True:
-            for _ in glance:
-                if not buffer:
-                    break
-                yield popleft()  # Suspended, this frame keeps no item alive.
-            if job.is_full:
-                job.make_room()
             if not buffer:
                 # (Once it has ended there is no other item. The last one came before.)
                 if job.ended and not buffer:
@@ -301,6 +295,11 @@ async def _items(make_job: Callable[[_Consumer], IteratorJob]) -> AsyncGenerator
             elif monotonic() >= turn_at:
                 await job.loop.checkpoint()
                 turn_at = monotonic() + TURN_AFTER
+            for _ in glance:
+                if not buffer:
+                    break
+                yield popleft()  # Suspended, this frame keeps no item alive.
+            job.make_room()
         _raise_error(job)
     except BaseException as exc:
         await _leave(job, exc)
@@ -344,7 +343,9 @@ async def _leave(job: IteratorJob, error: BaseException) -> None:
         if not job.try_cancel() and not job.ended:
             if job.token.why is None:
                 job.token.request(())
-            while not job.ended:
+            while True:
+                if job.ended:
+                    break
                 job.buffer.clear()
                 try:
                     await _wait(job)

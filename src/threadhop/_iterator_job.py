@@ -149,8 +149,8 @@ class IteratorJob:
         return False
 
     def make_room(self) -> None:
-        """The worker waits for room: wake it if there is enough."""
-        if len(self.buffer) <= self.low:
+        """If the worker waits for room: wake it if there is enough."""
+        if self.is_full and len(self.buffer) <= self.low:
             self.is_full = False
             self._room.put(None)
 
@@ -346,10 +346,12 @@ class IteratorJob:
     def _wait_for_room(self, slot: Slot) -> None:
         _away.mark_away_quietly(self)
         try:
-            while slot.job is self:  # Not in the child of a fork.
+            while True:
                 # Set each time: a task that has made room before may clear it only now.
                 self.is_full = True
                 self._order(())
+                if slot.job is not self:  # In the child of a fork nobody takes anything.
+                    self.stop()
                 if len(self.buffer) <= self.low or self._is_closing:
                     return
                 try:
@@ -358,12 +360,10 @@ class IteratorJob:
                     if self.loop.is_gone():
                         self.abandon()
                     elif self._consumer() is None:
-                        # Ctrl+C may have come before the task told it; or the collector, and no
-                        # hook of the loop.
+                        # Ctrl+C came before the task told it; or the collector, without a hook.
                         self.stop()
                     else:
                         _away.warn_if_needed(self)
-            self.stop()
         finally:
             self.is_full = False
             _away.mark_back(self)

@@ -26,7 +26,7 @@ class Interruption:
 
     Before Python 3.12 it does not see the loops, nor the calls of classes. On 3.12 and 3.13 what
     *act* raises where a loop begins anew passes the ``try`` around the loop; what a signal handler
-    raises does not, in a ``for``. So *in_loops* tells whether these count.
+    raises does not (``package/test_loops_in_try.py``). So *in_loops* tells whether these count.
 
     Attributes:
         happened: Whether there were that many moments.

@@ -457,7 +457,7 @@ def test_ctrl_c_at_any_moment_of_the_loop_thread_leaves_no_worker_and_no_task(
                     return [item async for item in items]
 
             task = loop.create_task(take())
-            # (Before 3.14 it cannot raise in a loop as a signal does.)
+            # (Raised there on 3.12 and 3.13, it passes any ``try``: see test_loops_in_try.py.)
             in_loops = sys.version_info >= (3, 14)
             interruption = Interruption(
                 moment, interrupt, _iterate, _iterator_job, in_loops=in_loops

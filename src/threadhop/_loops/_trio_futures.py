@@ -80,17 +80,22 @@ class TrioFuture:
         try:
             if self._is_settled:
                 await lowlevel.checkpoint()
-            while not self._is_settled:
+            while True:
+                if self._is_settled:
+                    break
                 self._task = lowlevel.current_task()
                 await lowlevel.wait_task_rescheduled(self._abort)
-                while self._calls:
-                    await self._calls.popleft().make_here()
+                await self._make_calls()
         except BaseException:
             self.cancel()
             raise
         finally:
             self._is_awaited = False
         return self._result()
+
+    async def _make_calls(self) -> None:
+        while self._calls:
+            await self._calls.popleft().make_here()
 
     def _result(self) -> Any:
         ended, self._ended = self._ended, None

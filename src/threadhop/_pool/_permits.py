@@ -184,8 +184,6 @@ def fail_all(
         interrupt = exc
     while True:
         try:
-            # Not ``while done < ...``: on Python 3.13 a Ctrl+C where such a loop begins anew passes
-            # the ``try`` around it.
             for job in islice(jobs, done, None):
                 job.fail(make_error())
                 done += 1
