@@ -138,7 +138,7 @@ def _pure_python_task(
     return cast("asyncio.Task[T]", PurePythonTask(coro, loop=loop, **kwargs))
 
 
-#: Whether ``.ci/run`` asks for the short form, which it does on all Pythons but the machine's own.
+#: Whether ``.ci/run`` asks for the short form, as it does on the slow Pythons.
 IS_SHORT = os.environ.get("THREADHOP_TESTS") == "short"
 
 
@@ -153,7 +153,7 @@ def _loop_kinds() -> list[LoopKind]:
         kinds.append(LoopKind("pytask", task_factory=_pure_python_task, has_current_task=known))
     if uvloop is not None:
         kinds.append(LoopKind("uvloop", loop_factory=uvloop.new_event_loop))
-    return [kind for kind in kinds if kind.name in ("asyncio", "uvloop")] if IS_SHORT else kinds
+    return [kind for kind in kinds if kind.name in ("asyncio", "eager")] if IS_SHORT else kinds
 
 
 LOOPS = _loop_kinds()
