@@ -118,7 +118,14 @@ def test_a_body_of_a_cancelled_scope_costs_no_cpu(executor: Executor) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("how", ["run", "map", "unwrap_future"])
+def closes_at(gate: Gate) -> Iterator[int]:
+    try:
+        yield 1
+    finally:
+        gate.stop_here()
+
+
+@pytest.mark.parametrize("how", ["run", "map", "unwrap_future", "iterate", "aclose"])
 def test_a_call_that_is_waited_for_to_its_end_costs_no_cpu(executor: Executor, how: str) -> None:
     gate = Gate()
 
@@ -132,6 +139,12 @@ def test_a_call_that_is_waited_for_to_its_end_costs_no_cpu(executor: Executor, h
                 async with aclosing(calls.map(lambda _: gate.stop_here(), [1])) as results:
                     async for _ in results:
                         pass
+            elif how == "iterate":
+                async for _ in calls.iterate(lambda: iter(gate.stop_here, None)):
+                    pass
+            elif how == "aclose":
+                async with calls.iterate(closes_at, gate) as items:
+                    await anext(items)
             else:
                 await unwrap_future(executor.submit(gate.stop_here))
         assert await controller == 1

@@ -365,7 +365,8 @@ class BlockJob:
 
     def __repr__(self) -> str:
         """As the ``repr`` of the task shows it."""
-        seconds = f"for {monotonic() - self.since:.1f} s"
+        now = monotonic()
+        seconds = f"for {now - (self.since or now):.1f} s"
         on = name_of_executor(self.executor)
         thread = self.claimed
         if type(thread) is not int:

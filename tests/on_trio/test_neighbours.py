@@ -77,6 +77,24 @@ def test_in_guest_mode_tasks_of_both_libraries_go_their_own_ways(executor: Execu
     asyncio.run(main())
 
 
+def test_a_run_of_trio_that_blocks_a_task_of_asyncio_is_refused_blocks_and_costs_none(
+    executor: Executor,
+) -> None:
+    """asyncio says that its task runs, and so it does: only trio's is within."""
+
+    async def within() -> None:
+        async with threadpool(executor):
+            pytest.fail("the body ran")
+
+    async def main() -> None:
+        for _ in range(2):
+            with pytest.raises(TypeError, match="in the block at .*, waits for 0.0 s for a worker"):
+                trio.run(within)
+            assert await hops(executor, asyncio) == "asyncio"
+
+    asyncio.run(main())
+
+
 @pytest.mark.skipif(
     sys.version_info >= (3, 14) or importlib.util.find_spec("trio_asyncio") is None,
     reason="trio-asyncio is not installed, or not for this Python",
