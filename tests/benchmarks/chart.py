@@ -79,18 +79,18 @@ def chart(
         f'  <desc id="desc">{escape(_description(rows, scenes, series))}</desc>',
         f"  <style>{STYLE}  </style>",
         '  <rect class="back" width="100%" height="100%" rx="6"/>',
-        _text(EDGE, 26, title, "head"),
+        text(EDGE, 26, title, "head"),
         *_legend(series),
     ]
     parts += [
-        _text(EDGE, HEAD + row_height * (index + 0.5) + 1, row.code, "code")
+        text(EDGE, HEAD + row_height * (index + 0.5) + 1, row.code, "code")
         for index, row in enumerate(rows)
     ]
     for index, (scene, heading) in enumerate(scenes.items()):
         left = LABELS + index * (panel + GAP)
         end = _end([s.bars[scene] for s in series])
         scale = (panel - NUMBERS) / end
-        parts.append(_text(left, HEAD - 12, heading, "head"))
+        parts.append(text(left, HEAD - 12, heading, "head"))
         parts += _grid(left, bottom, scale, end)
         for position, row in enumerate(rows):
             top = HEAD + row_height * position + ROW_GAP / 2
@@ -99,7 +99,7 @@ def chart(
                     bar = one.bars[scene][row.name]
                     strength = _strength(number, len(series))
                     parts += _bar(left, top + BAR * number, bar, scale, end, row.kind, strength)
-    parts.append(_text(LABELS, height - 14, "shorter is faster; whiskers: quartiles", "small"))
+    parts.append(text(LABELS, height - 14, "shorter is faster; whiskers: quartiles", "small"))
     return "\n".join([*parts, "</svg>", ""])
 
 
@@ -132,7 +132,7 @@ def _legend(series: Sequence[Series]) -> list[str]:
                 f'  <rect class="{kind}" opacity="{strength}" x="{x:g}" y="{y}" width="14"'
                 f' height="{BAR}"/>'
             )
-            parts.append(_text(x + 19, y + 8.5, label, "small"))
+            parts.append(text(x + 19, y + 8.5, label, "small"))
             x += 19 + 5.6 * len(label) + 18
     return parts
 
@@ -144,7 +144,7 @@ def _grid(left: float, bottom: float, scale: float, end: float) -> list[str]:
         x = left + value * scale
         kind = "one" if value == 1 else "grid"
         parts.append(f'  <path class="{kind}" d="M{x:.1f} {HEAD - 4}V{bottom + 4}"/>')
-        parts.append(_text(x, bottom + 17, f"{value:g}", "small", anchor="middle"))
+        parts.append(text(x, bottom + 17, f"{value:g}", "small", anchor="middle"))
     return parts
 
 
@@ -172,13 +172,13 @@ def _bar(
             f'  <path class="whisker" d="M{left + low * scale:.1f} {middle - 0.75:.2f}'
             f'H{left + reach:.1f}"/>'
         )
-    parts.append(_text(left + max(length, reach) + 4, middle + 2.5, label, "small"))
+    parts.append(text(left + max(length, reach) + 4, middle + 2.5, label, "small"))
     return parts
 
 
-def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> str:
+def text(x: float, y: float, words: str, kind: str, anchor: str = "start") -> str:
     anchored = "" if anchor == "start" else f' text-anchor="{anchor}"'
-    return f'  <text class="{kind}" x="{x:.1f}" y="{y:.1f}"{anchored}>{escape(text)}</text>'
+    return f'  <text class="{kind}" x="{x:.1f}" y="{y:.1f}"{anchored}>{escape(words)}</text>'
 
 
 def _description(rows: Sequence[Row], scenes: Mapping[str, str], series: Sequence[Series]) -> str:

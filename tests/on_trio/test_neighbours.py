@@ -88,7 +88,7 @@ def test_a_run_of_trio_that_blocks_a_task_of_asyncio_is_refused_blocks_and_costs
 
     async def main() -> None:
         for _ in range(2):
-            with pytest.raises(TypeError, match="in the block at .*, waits for 0.0 s for a worker"):
+            with pytest.raises(TypeError, match=r"in the block .*, waits for 0\.0 s for a worker"):
                 trio.run(within)
             assert await hops(executor, asyncio) == "asyncio"
 
