@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures.thread  # its exit hook must be there before ours
-import contextlib
 import os
 import threading
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable
+from time import monotonic, sleep
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -50,6 +50,9 @@ class _Process:
     #: Set by ``_hops``, which knows.
     bodies_of: Callable[[object], list[str]]
 
+
+#: Seconds between two looks.
+_LOOK = 0.02
 
 #: Workers that have begun and not left. Its steps are atomic: no lock.
 _live: dict[threading.Thread, Joinable] = {}
@@ -92,7 +95,7 @@ def join_no_more() -> None:
 def _end() -> None:
     """In the main thread, at its end."""
     _Process.is_ending = True
-    if any(slot.job is not None for slot in all_slots()):
+    if _is_working():
         _watch()
     here = threading.current_thread()
     # The last ones may need others: while one is away, another one starts in its place.
@@ -104,19 +107,40 @@ def _end() -> None:
             _live.pop(thread, None)  # Also one that died of a mistake of ours.
 
 
+def _is_working() -> bool:
+    return any(slot.job is not None for slot in all_slots())
+
+
 def _watch() -> None:
     """In the main thread: should the end take long, have a thread say for whom it waits."""
     over = allocate_lock()
     over.acquire()
     watcher = threading.Thread(target=_say, args=(over,), name="threadhop-end", daemon=True)
-    with contextlib.suppress(RuntimeError):  # No more threads.
+    try:
         watcher.start()
+    except RuntimeError:  # No more threads. (3.12.0 and 3.12.1 start none at the end.)
+        _watch_here()
+    else:
         # The workers of stock executors are joined before that.
         atexit.register(over.release)
 
 
 def _say(over: Any) -> None:
-    if not over.acquire(True, _patience.LIMIT) and (bodies := bodies_of(None)):
+    if not over.acquire(True, _patience.LIMIT):
+        _name_bodies()
+
+
+def _watch_here() -> None:
+    until = monotonic() + _patience.LIMIT
+    while _is_working():
+        if monotonic() > until:
+            _name_bodies()
+            return
+        sleep(_LOOK)
+
+
+def _name_bodies() -> None:
+    if bodies := bodies_of(None):
         warn(PROCESS_WAITS, _patience.LIMIT, ", ".join(bodies))
 
 
