@@ -264,6 +264,20 @@ async def test_the_loop_has_turns_although_there_is_always_an_item(executor: Exe
     source.assert_closed_on_its_worker()
 
 
+@pytest.mark.parametrize("pool_class", [ThreadPoolExecutor, WorkerPool])
+def test_a_thousand_iterators_at_once_end_on_four_workers(pool_class: type[Executor]) -> None:
+    sources = [Source(5) for _ in range(1000)]
+
+    async def main() -> None:
+        with pool_class(4) as pool:  # type: ignore[call-arg]
+            iterators = [iterate_in_executor(pool, source, buffersize=2) for source in sources]
+            assert await asyncio.gather(*map(collect, iterators)) == [list(range(5))] * 1000
+
+    asyncio.run(main())
+    for source in sources:
+        source.assert_closed_on_its_worker()
+
+
 @on_every_loop
 async def test_a_worker_that_waits_for_room_counts_as_away() -> None:
     """So another job of the pool takes its place; and when there is room it counts again."""

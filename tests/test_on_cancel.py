@@ -36,11 +36,13 @@ class Blocking:
     Attributes:
         begun: Whether it blocks.
         told: In which threads it was told.
+        told_at: When, by ``time.perf_counter()``.
     """
 
     def __init__(self) -> None:
         self.begun = threading.Event()
         self.told: list[int] = []
+        self.told_at = 0.0
         self._stopped = threading.Event()
 
     def __call__(self) -> str:
@@ -49,6 +51,7 @@ class Blocking:
         return "stopped"
 
     def stop(self) -> None:
+        self.told_at = time.perf_counter()
         self.told.append(here())
         self._stopped.set()
 
@@ -78,6 +81,40 @@ async def test_a_body_that_blocks_ends_at_once_when_its_task_is_cancelled(
     await until(task.done)
     assert error_of(task).args == ("first",)
     blocking.assert_was_told_once(*threads)
+
+
+def test_beside_a_thousand_tasks_the_callback_comes_within_20_milliseconds(
+    executor: Executor,
+) -> None:
+    """The best of five, for other programs use the processor, too."""
+
+    async def neighbour() -> None:
+        while True:
+            await asyncio.sleep(0.01)
+
+    async def block(blocking: Blocking) -> None:
+        async with threadpool(executor):
+            with on_cancel(blocking.stop):
+                blocking()
+
+    async def seconds() -> float:
+        blocking = Blocking()
+        task = asyncio.get_running_loop().create_task(block(blocking))
+        await until(blocking.begun.is_set)
+        asked_at = time.perf_counter()
+        task.cancel()
+        await until(task.done)
+        return blocking.told_at - asked_at
+
+    async def main() -> None:
+        neighbours = [asyncio.get_running_loop().create_task(neighbour()) for _ in range(1000)]
+        await turns(3)
+        assert min([await seconds() for _ in range(5)]) < 0.02
+        for task in neighbours:
+            task.cancel()
+        await asyncio.wait(neighbours)
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
