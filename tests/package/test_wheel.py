@@ -1,9 +1,14 @@
-"""A user installs the package, its type marker and its licence, and nothing else."""
+"""A user installs the package, its type marker and its licence, and nothing else.
+
+Whoever packages it for others takes the sdist, and runs the tests from there.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from email.message import Message
 from email.parser import HeaderParser
@@ -14,22 +19,40 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
-    """The wheel of this tree, built by its own build backend."""
-    folder = tmp_path_factory.mktemp("wheel")
-    build = subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
-        cwd=ROOT,
+def run(*arguments: str, cwd: Path = ROOT, path: Path | None = None, timeout: float = 15) -> str:
+    """Run Python, which finds modules at *path* first. Returns what it prints."""
+    child = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=None if path is None else {**os.environ, "PYTHONPATH": str(path)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=15,
+        timeout=timeout,
         check=False,
     )
-    assert build.returncode == 0, build.stderr
+    assert child.returncode == 0, child.stdout + child.stderr
+    return child.stdout
+
+
+def build(target: str, folder: Path) -> Path:
+    """What the build backend of this tree makes of it."""
+    run("-m", "hatchling", "build", "-t", target, "-d", str(folder))
     (path,) = folder.iterdir()
-    return zipfile.Path(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
+    return zipfile.Path(build("wheel", tmp_path_factory.mktemp("wheel")))
+
+
+def sdist(folder: Path) -> Path:
+    """Unpacked."""
+    with tarfile.open(build("sdist", folder / "built")) as archive:
+        archive.extractall(folder / "unpacked", filter="data")
+    (tree,) = (folder / "unpacked").iterdir()
+    return tree
 
 
 def names_in(wheel: zipfile.Path) -> set[PurePosixPath]:
@@ -83,3 +106,35 @@ def test_the_wheel_runs_on_any_platform(wheel: zipfile.Path) -> None:
     """One wheel for every interpreter and machine."""
     assert wheel.root.filename is not None
     assert wheel.root.filename.endswith("-py3-none-any.whl")
+
+
+PROGRAM = """
+import asyncio, sys, threading, threadhop
+
+async def main():
+    async with threadhop.threadpool():
+        print(threading.current_thread() is not threading.main_thread())
+
+asyncio.run(main())
+print(threadhop.__file__)
+"""
+
+
+def test_the_wheel_works_where_nothing_else_is_installed(
+    wheel: zipfile.Path, tmp_path: Path
+) -> None:
+    """Without the source in sight, and without site-packages."""
+    wheel.root.extractall(tmp_path)
+    is_on_worker, file = run("-S", "-c", PROGRAM, cwd=tmp_path, path=tmp_path).split()
+    assert is_on_worker == "True"
+    assert Path(file).parents[1] == tmp_path
+
+
+def test_the_tests_run_from_the_sdist(tmp_path: Path) -> None:
+    tree = sdist(tmp_path)
+    for name in ("README.md", "LICENSE", "CHANGELOG.md", "docs/README.md", "examples/calls.py"):
+        assert (tree / name).is_file()
+    options = ("-q", "-p", "no:cacheprovider", "tests/unit", "tests/examples/test_calls.py")
+    out = run("-m", "pytest", *options, cwd=tree, path=tree / "src", timeout=60)
+    assert " passed" in out
+    assert " failed" not in out
