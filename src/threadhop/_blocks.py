@@ -189,7 +189,9 @@ def threadpool(executor: Executor | None = None) -> ThreadpoolBlock: ...
 def threadpool(executor: Callable[P, T], /) -> ThreadpoolFunction[P, T]: ...
 
 
-def threadpool(executor: Any = None) -> Any:
+def threadpool(
+    executor: Executor | Callable[P, T] | None = None,
+) -> ThreadpoolBlock | ThreadpoolFunction[P, T]:
     """Run the body of ``async with threadpool(executor):`` on a worker thread of *executor*.
 
     The body is like that of any other block: its locals are those of its function, ``return``,
@@ -242,7 +244,7 @@ def threadpool(executor: Any = None) -> Any:
     if executor is None:
         return _DEFAULT
     if type(executor) in _USUAL:
-        return ThreadpoolBlock(executor)
+        return ThreadpoolBlock(executor)  # type: ignore[arg-type]
     if isinstance(executor, Executor):
         if (name := _executors.name_of_remote(executor)) is not None:
             raise TypeError(REMOTE.format(name=name))

@@ -55,6 +55,14 @@ class ThreadpoolFunction(Protocol[P, T]):
         owner: type[Self] | None = None,
     ) -> Callable[P2, Coroutine[Any, Any, T]]: ...
 
+    # The same, for ty and pyrefly.
+    @overload
+    def __get__(
+        self: Callable[Concatenate[Self, P2], Coroutine[Any, Any, T]],
+        instance: Self,
+        owner: type[Self] | None = None,
+    ) -> Callable[P2, Coroutine[Any, Any, T]]: ...
+
 
 def decorated(
     func: Callable[P, T], block: AbstractAsyncContextManager[None, None]
