@@ -28,7 +28,7 @@ from threadhop import WorkerPool, check_cancelled, eventloop, threadpool
 CHUNK = 1 << 20
 
 # An upload holds a thread from its first byte to its last: so many may be under way. While it waits
-# for its client it does not count, so no more than four use the disk and the processors at once.
+# for its client it does not count, so four clients that stall keep nobody else out.
 pool = WorkerPool(4, "disk", max_threads=200)
 
 
