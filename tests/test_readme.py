@@ -60,9 +60,29 @@ PROGRAMS = [
 
 HAS_TRIO = importlib.util.find_spec("trio") is not None
 
+#: Modules of the extra ``libraries``: a program that imports one runs where they are installed.
+LIBRARIES = {
+    "duckdb",
+    "fastapi",
+    "flask",
+    "opentelemetry",
+    "pandas",
+    "sentry_sdk",
+    "sklearn",
+    "structlog",
+    "time_machine",
+}
+
+
+def marks_of(program: Program) -> list[pytest.MarkDecorator]:
+    needs_none = LIBRARIES.isdisjoint(IMPORT.findall(program.source))
+    return [] if needs_none else [pytest.mark.libraries]
+
 
 @pytest.mark.timeout(40)
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+@pytest.mark.parametrize(
+    "program", [pytest.param(one, id=one.name, marks=marks_of(one)) for one in PROGRAMS]
+)
 def test_a_program_prints_what_the_page_says(program: Program) -> None:
     """Word for word, and without a warning."""
     for name in IMPORT.findall(program.source):
