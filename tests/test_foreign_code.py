@@ -18,8 +18,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from helpers.child import run_in_child
 from helpers.loops import LoopKind, on_every_loop, on_one_loop
-from helpers.places import assert_is_whole, in_block_of, on_loop_thread, place
+from helpers.places import OopsError, assert_is_whole, in_block_of, on_loop_thread, place
 from helpers.steps import LIMIT, Gate, until, wait_until
 
 from threadhop import (
@@ -170,6 +171,55 @@ def test_a_task_that_a_block_could_lose_is_refused_at_its_first_block(
 
     with pytest.raises(RuntimeError, match=f"cannot move this task.*lacks {missing}"):
         asyncio.run(block())
+
+
+def test_a_task_that_was_never_initialised_is_refused_and_the_process_lives() -> None:
+    """As Granian's in Rust."""
+    child = run_in_child(
+        """
+        import asyncio
+        from threadhop import threadpool
+
+        class Odd(asyncio.Task):
+            def __init__(self): pass
+            def cancelling(self): return 0
+            def cancel(self, msg=None): return False
+
+        async def block():
+            async with threadpool():
+                print("the body ran")
+
+        def step(loop):
+            task = Odd()
+            asyncio.tasks._enter_task(loop, task)
+            try:
+                block().send(None)
+            except RuntimeError as error:
+                print(error)
+            finally:
+                asyncio.tasks._leave_task(loop, task)
+                loop.stop()
+
+        loop = asyncio.new_event_loop()
+        loop.call_soon(step, loop)
+        loop.run_forever()
+        loop.close()
+        """
+    )
+    assert child.returncode == 0, child.stderr
+    assert "lacks what Task.__init__() sets" in child.stdout
+
+
+@on_every_loop
+async def test_an_exit_outside_of_the_handler_of_its_error_raises_that(executor: Executor) -> None:
+    """A coroutine that mypyc compiles looks like that after it has changed the thread."""
+    block = threadpool(executor)
+    error = OopsError("the body's")
+    await block.__aenter__()
+    with pytest.raises(OopsError) as caught:
+        await block.__aexit__(OopsError, error, None)
+    assert caught.value is error
+    assert on_loop_thread()
 
 
 @on_one_loop

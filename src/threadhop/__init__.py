@@ -20,7 +20,8 @@ rooms, from the public face down; imports point down only, for types too:
 - a function on a worker: ``_call_job.py``, ``_remote.py`` (in another process), ``_thread_loop.py``
   (the worker's own loop); an iterator on a worker: ``_iterator_job.py``
 - the event loops, ``_loops``; what a strand asks of one is in ``_interface.py``. asyncio's:
-  ``_loops/_asyncio.py``, ``_loops/_attributes.py``, ``_loops/_entry_queue.py``,
+  ``_loops/_asyncio.py``, ``_loops/_odd_tasks.py``, ``_loops/_attributes.py``,
+  ``_loops/_entry_queue.py``,
   ``_loops/_eventfd.py`` (wakes the loop), ``_loops/_asyncio_futures.py``,
   ``_loops/_from_thread.py``, ``_loops/_default_executor.py``, ``_loops/_end_watch.py`` (for whom
   its end waits), ``_loops/_anyio_scopes.py`` (tasks within cancel scopes of anyio's). trio's,

@@ -65,6 +65,13 @@ def _leave(
         strand.variables.write_back()
     if strand.token.why is not None:
         _raise_cancellation(strand, error)
+    if error is not None and sys.exc_info()[1] is None:
+        # A coroutine of mypyc's keeps what it handles in the thread, and has left that: it would
+        # raise nothing, and lose the task.
+        try:
+            raise error
+        finally:
+            del error  # Its traceback has this frame.
 
 
 # For type checkers these are coroutines: nothing else may be awaited by ``async with``.

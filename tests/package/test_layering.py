@@ -26,7 +26,7 @@ FLOORS = (
     {"_loops._trio_calls", "_loops._trio_suspension"},
     {"_loops._trio_futures"},
     {"_loops._asyncio_futures", "_loops._from_thread", "_loops._entry_queue"},
-    {"_loops._default_executor", "_loops._end_watch", "_loops._trio_traps"},
+    {"_loops._default_executor", "_loops._end_watch", "_loops._odd_tasks", "_loops._trio_traps"},
     {"_strand"},
     {"_traps"},
     {"_yields"},

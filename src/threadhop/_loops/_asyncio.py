@@ -26,7 +26,7 @@ from typing import Any
 
 from .. import _lifetime
 from .._callables import begins_unseen
-from .._errors import LOOP_IS_CLOSED, NO_TASK, ODD_TASK
+from .._errors import LOOP_IS_CLOSED, NO_TASK
 from .._interface import AnyStrand, Loop, LoopSuspension
 from .._job import events
 from .._libraries import look
@@ -39,12 +39,12 @@ from ._default_executor import default_executor_of, shown_default_executor
 from ._end_watch import EndWatch, HasEnded
 from ._entry_queue import EntryQueue, Posted
 from ._from_thread import from_thread_run
+from ._odd_tasks import PyFuture, check_task, odd_driver
 
 # A task of the pure Python class is unknown to the current_task() written in C.
 _py_current_task: Callable[[AbstractEventLoop], Task[Any] | None] = getattr(
     asyncio.tasks, "_py_current_task", asyncio.current_task
 )
-_PyFuture: type[asyncio.Future[Any]] = getattr(asyncio.futures, "_PyFuture", asyncio.Future)
 
 
 def current_task(loop: AbstractEventLoop) -> Task[Any] | None:
@@ -69,27 +69,11 @@ def strand_of_current_task(loop: AbstractEventLoop) -> Strand:
         raise RuntimeError(NO_TASK)
     strand: Strand | None = getattr(task, STRAND, None)
     if strand is None:
-        _check(task)
+        check_task(task)
         look()
         strand = Strand(loop_of(loop))
         setattr(task, STRAND, strand)
     return strand
-
-
-def _odd_driver() -> RuntimeError:
-    """The wake-up is not that of a Task."""
-    return RuntimeError(ODD_TASK.format(kind="driver", missing="a wake-up of its own"))
-
-
-def _check(task: Any) -> None:
-    """Raise RuntimeError if a block could lose *task*: not every library's tasks are whole."""
-    missing = [name for name in ("get_coro", "cancelling", "cancel") if not hasattr(task, name)]
-    if not missing and not hasattr(task.get_coro(), "send"):
-        missing = ["a coroutine that get_coro() returns"]
-    if not isinstance(task, (asyncio.Future, _PyFuture)):
-        missing.append("the base class asyncio.Future")
-    if missing:
-        raise RuntimeError(ODD_TASK.format(kind=type(task).__qualname__, missing=missing[0]))
 
 
 def existing_strand_of_current_task(loop: AbstractEventLoop) -> Strand | None:
@@ -276,7 +260,7 @@ class AsyncioSuspension(LoopSuspension):
         if strand.coro is None and strand.job is None:
             with contextlib.suppress(Exception):
                 strand.coro = wakeup.__self__.get_coro()  # type: ignore[attr-defined]
-        if not strand.leaving_failed(exc if hasattr(wakeup, "__self__") else _odd_driver()):
+        if not strand.leaving_failed(exc if hasattr(wakeup, "__self__") else odd_driver()):
             self._loop.call_soon(_reraise, exc)
 
     def cancel(self, msg: object = None) -> bool:
@@ -378,7 +362,7 @@ class _FinishedTask:
         if task.done():
             return
         # Task.set_result() refuses. Future's own does not.
-        future = _PyFuture if isinstance(task, _PyFuture) else asyncio.Future
+        future = PyFuture if isinstance(task, PyFuture) else asyncio.Future
         try:
             if error is None:
                 future.set_result(task, value)
