@@ -298,12 +298,12 @@ def test_a_turn_that_waits_for_nothing_keeps_nobody_away(
     in_pool: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1 a turn waits for a worker, 2 another one of its view does its job, 3 others come."""
-    end = ViewLimiter.end
+    end = ViewLimiter.end_unless_needed
     gate = Gate()
 
-    def hold(limiter: ViewLimiter, turn: Any) -> None:
+    def hold(limiter: ViewLimiter, turn: Any) -> bool:
         gate.stop_here()
-        end(limiter, turn)
+        return end(limiter, turn)
 
     with WorkerPool(2, max_queued=0 if in_pool else None) as pool:
         small, other = pool.limited(2, max_queued=0), pool.limited(2, max_queued=None)
@@ -313,7 +313,7 @@ def test_a_turn_that_waits_for_nothing_keeps_nobody_away(
             if in_pool:
                 monkeypatch.setattr(CountingThreads, "_admit_turn", CountingThreads._add)
             other.put(last)
-            monkeypatch.setattr(ViewLimiter, "end", hold)
+            monkeypatch.setattr(ViewLimiter, "end_unless_needed", hold)
         last.wait()
         assert gate.reached.wait(LIMIT)
         jobs = [Told(), Told()]

@@ -5,7 +5,8 @@ has a turn does the oldest job of the view, and then ends the turn, or queues up
 behind the pool's other jobs. So a full view leaves the pool's other workers alone.
 
 No job is left waiting, by the same rule as in ``_permits``: ``put`` first appends the job and then
-looks for a free turn; a worker that ends a turn looks for a job after that.
+looks for a free turn; a worker that ends a turn looks for a job after that. It does so under the
+lock, and ends none that a job needs: ``shutdown`` waits for the turns, and so for the jobs.
 """
 
 from __future__ import annotations
@@ -161,24 +162,28 @@ class ViewLimiter:
 
     def serve(self, turn: _Turn) -> None:
         threads, waiting = self.threads, self._waiting
-        while len(self._active) - len(self._away) <= self.limit:
-            try:
-                job = waiting.popleft()
-            except IndexError:
-                break
-            try:
-                job()
-            except BaseException:  # A mistake of ours, or of a done callback, costs no turn.
-                report("Exception in worker", log)
-            del job
-            if waiting and threads.waiting:
-                # Other jobs wait for this worker, too. It looks for them next.
-                turn.thread = 0
-                threads.queue_again(turn)
+        while True:
+            # (Too many after a body has come back: this worker gives way.)
+            while len(self._active) - len(self._away) <= self.limit:
+                try:
+                    job = waiting.popleft()
+                except IndexError:
+                    break
+                try:
+                    job()
+                except BaseException:  # A mistake of ours, or of a done callback, costs no turn.
+                    report("Exception in worker", log)
+                del job
+                if waiting and threads.waiting:
+                    # Other jobs wait for this worker, too. It looks for them next.
+                    turn.thread = 0
+                    threads.queue_again(turn)
+                    return
+            if self.end_unless_needed(turn):
                 return
-        self.end(turn)
-        if self._waiting and self._has_room():
-            self._take_turn(self.threads.requeue)
+
+    def end_unless_needed(self, turn: _Turn) -> bool:
+        return holding(self._lock, self._end_unless_needed, turn)
 
     def end(self, turn: _Turn) -> None:
         holding(self._lock, self._end, turn)
@@ -188,6 +193,15 @@ class ViewLimiter:
         self._active.discard(turn)
         if self.is_closed and not self._active:
             self._over.set()
+
+    def _end_unless_needed(self, turn: _Turn) -> bool:
+        """Under the lock. False if a job relies on *turn*: it came when the worker had looked."""
+        self._active.discard(turn)
+        if self._waiting and self._has_room():
+            self._active.add(turn)
+            return False
+        self._end(turn)
+        return True
 
     def away(self) -> None:
         with self._lock:
@@ -255,17 +269,19 @@ class CountingViewLimiter(ViewLimiter, Counting):
         turn = holding(self._lock, self._end_turn_for_nothing)
         if turn is not None:
             self.threads.withdraw(turn)
-            # A job that came meanwhile may have relied on it.
-            if self._waiting and self._has_room():
-                self._take_turn(self.threads.requeue)
 
     def _end_turn_for_nothing(self) -> _Turn | None:
         """Under the lock: there may be a turn more than jobs. The worker that gets it passes it."""
         turns = [turn for turn in self._active if not turn.thread]
         if len(turns) <= len(self._waiting):
             return None
-        self._end(turns[0])
-        return turns[0]
+        turn = turns[0]
+        self._active.discard(turn)
+        if len(turns) <= len(self._waiting):  # A job that came just now relies on it.
+            self._active.add(turn)
+            return None
+        self._end(turn)
+        return turn
 
     def away(self) -> None:
         self.counts.mark_away(True)
