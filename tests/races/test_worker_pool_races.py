@@ -265,6 +265,25 @@ def test_a_job_that_comes_to_a_full_view_that_is_shut_down_meanwhile_is_refused(
     assert (job.runs, job.errors) == (0, [])
 
 
+def test_a_job_that_comes_to_a_view_while_that_is_shut_down_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1 put is allowed and finds room, 2 ``shutdown`` finds nothing to wait for, 3 the turn."""
+    with WorkerPool(1) as pool:
+        view = pool.limited(1)
+        take_turn = view._limiter._take_turn
+
+        def shut_down_before(*args: Any) -> None:
+            view.shutdown()
+            take_turn(*args)
+
+        monkeypatch.setattr(view._limiter, "_take_turn", shut_down_before)
+        job = Told()
+        with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+            view.put(job)
+    assert (job.runs, job.errors) == (0, [])
+
+
 # signal handlers and finalizers
 
 

@@ -76,7 +76,7 @@ class ViewLimiter:
         """Ask the pool for one more worker, if a job waits and there is room."""
         turn = _Turn(self)
         try:
-            if not holding(self._lock, self._begin, turn):
+            if not holding(self._lock, self._begin, turn, job is not None):
                 return
             put(turn)
         except BaseException as exc:
@@ -94,10 +94,12 @@ class ViewLimiter:
             if job is not None or not isinstance(exc, Exception):
                 raise
 
-    def _begin(self, turn: _Turn) -> bool:
+    def _begin(self, turn: _Turn, is_for_new_job: bool) -> bool:
         """Under the lock."""
         if not self._waiting or not self._has_room():
             return False
+        if is_for_new_job and self.is_closed:
+            return False  # ``put`` takes it back: ``shutdown`` may have returned.
         self._active.add(turn)
         return True
 
