@@ -348,6 +348,33 @@ def test_a_job_that_comes_while_the_turn_of_a_cancelled_one_is_ended_is_done(
         assert late.wait().runs == 1
 
 
+@pytest.mark.parametrize("moment", ["put_turn", "queue_again"])
+def test_a_turn_that_is_struck_off_before_the_pool_has_it_keeps_nobody_away(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 a turn is about to queue, 2 the view drops its jobs and with them the turn, 3 it queues."""
+    queue = getattr(CountingThreads, moment)
+    with WorkerPool(1, max_queued=1) as pool:
+        view, gate = pool.limited(1, max_queued=5), Gate()
+
+        def late(threads: CountingThreads, turn: Any) -> None:
+            monkeypatch.undo()
+            view.shutdown(wait=False, cancel_futures=True)
+            queue(threads, turn)
+
+        with busy(pool if moment == "put_turn" else view):
+            monkeypatch.setattr(CountingThreads, moment, late)
+            view.put(Told())
+            if moment == "queue_again":
+                pool.put(Told(gate.stop_here))
+            else:
+                pool.put(Told())
+        if moment == "queue_again":
+            assert gate.reached.wait(LIMIT)
+            pool.put(Told())
+            gate.open()
+
+
 @kinds
 def test_jobs_that_go_away_come_back_and_are_cancelled_leave_the_counts_at_zero(
     of_view: bool,

@@ -78,7 +78,7 @@ class ViewLimiter:
         try:
             if not holding(self._lock, self._begin, turn, job is not None):
                 return
-            put(turn)
+            self._put(put, turn)
         except BaseException as exc:
             # After a KeyboardInterrupt a worker may come all the same, and find the turn ended.
             self.end(turn)
@@ -93,6 +93,12 @@ class ViewLimiter:
                 self._take_turn(self.threads.requeue)  # Other jobs may have relied on this turn.
             if job is not None or not isinstance(exc, Exception):
                 raise
+
+    def _put(self, put: Callable[[Job], None], turn: _Turn) -> None:
+        put(turn)
+        # Whoever has ended it before that could not tell the pool.
+        if turn not in self._active:
+            self.threads.withdraw(turn)
 
     def _begin(self, turn: _Turn, is_for_new_job: bool) -> bool:
         """Under the lock."""
@@ -123,16 +129,22 @@ class ViewLimiter:
         drain(self._waiting, into)
 
     def close(self, *, drop: bool) -> None:
-        fail_all(partial(holding, self._lock, self._close, drop), lambda: DROPPED)
+        ended: set[_Turn] = set()
+        try:
+            fail_all(partial(holding, self._lock, self._close, drop, ended), lambda: DROPPED)
+        finally:
+            for turn in ended:
+                self.threads.withdraw(turn)
 
-    def _close(self, drop: bool, dropped: list[Job]) -> None:
+    def _close(self, drop: bool, ended: set[_Turn], dropped: list[Job]) -> None:
         """Under the lock."""
         self.is_closed = True
         if drop:
             # First the jobs, for Ctrl+C may come between: a job without a turn is never done.
             self.drain(dropped)
             # Turns that have not begun are for nothing: ``join`` need not wait for them.
-            self._active = {turn for turn in self._active if turn.thread}
+            ended.update(turn for turn in self._active.copy() if not turn.thread)
+            self._active -= ended
         if not self._active:
             self._over.set()
 
@@ -179,7 +191,7 @@ class ViewLimiter:
                 if waiting and threads.waiting:
                     # Other jobs wait for this worker, too. It looks for them next.
                     turn.thread = 0
-                    threads.queue_again(turn)
+                    self._put(threads.queue_again, turn)
                     return
             if self.end_unless_needed(turn):
                 return
@@ -255,12 +267,6 @@ class CountingViewLimiter(ViewLimiter, Counting):
 
     def turns(self) -> set[Any]:
         return self._active.copy()
-
-    def close(self, *, drop: bool) -> None:
-        turns = self._active.copy()
-        super().close(drop=drop)
-        for turn in turns - self._active:
-            self.threads.withdraw(turn)
 
     def withdraw(self, job: Job) -> None:
         entry = self.counts.withdraw(job)
