@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from helpers.pool_jobs import Told, Traveller
 from helpers.steps import LIMIT, Gate, busy, until, wait_until
 
 from threadhop import PoolBusy, WorkerPool, threadpool
+from threadhop._pool import _limits, _view_limiter
 from threadhop._pool._limits import CountingThreads, Counts
 from threadhop._pool._threads import Threads
 from threadhop._pool._view_limiter import ViewLimiter
@@ -373,6 +375,43 @@ def test_a_turn_that_is_struck_off_before_the_pool_has_it_keeps_nobody_away(
             assert gate.reached.wait(LIMIT)
             pool.put(Told())
             gate.open()
+
+
+@pytest.mark.parametrize("module", [_limits, _view_limiter], ids=["the first two", "others"])
+def test_of_views_that_two_threads_make_at_once_the_pool_knows_both(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 A begins to make a view, 2 B makes one, 3 A ends that."""
+    name = "Counts" if module is _limits else "ref"
+    original, gate = getattr(module, name), Gate()
+
+    def late(*args: Any) -> Any:
+        if threading.current_thread() is thread and not gate.is_open():
+            gate.stop_here()
+        return original(*args)
+
+    with WorkerPool(1, max_queued=None if module is _limits else 0) as pool:
+        monkeypatch.setattr(module, name, late)
+        thread = threading.Thread(target=lambda: found.append(pool.limited(1, max_queued=0)))
+        found: list[Any] = []
+        thread.start()
+        assert gate.reached.wait(LIMIT)
+        found.append(pool.limited(1, max_queued=0))
+        gate.open()
+        thread.join(LIMIT)
+        for view, other in (found, found[::-1]):
+            with busy(view), pytest.raises(PoolBusy):
+                other.put(Told())
+
+
+def test_a_view_that_is_forgotten_is_forgotten_by_its_pool() -> None:
+    with WorkerPool(1) as pool:
+        gone, kept = pool.limited(1, max_queued=0), pool.limited(1, max_queued=0)
+        known = pool._workers.counting_views  # type: ignore[attr-defined]
+        assert len(known) == 2
+        del gone
+        gc.collect()
+        assert [view() for view in known] == [kept._limiter]
 
 
 @kinds

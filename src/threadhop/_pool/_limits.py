@@ -211,9 +211,9 @@ class CountingThreads(Threads, Counting):
     def of(cls, threads: Threads, max_queued: int | None) -> CountingThreads:
         """Have *threads* count from now on. What is there already passes uncounted."""
         if not isinstance(threads, cls):
-            counts = Counts(max_queued)
-            threads.counts = counts  # type: ignore[attr-defined]
-            threads.counting_views = []  # type: ignore[attr-defined]
+            # Of several threads that come here at once the first one's are those of all.
+            threads.__dict__.setdefault("counts", Counts(max_queued))
+            threads.__dict__.setdefault("counting_views", [])
             # The threads that there are go on with this object, so there is no other one.
             threads.__class__ = cls
         assert isinstance(threads, cls)

@@ -239,7 +239,7 @@ class CountingViewLimiter(ViewLimiter, Counting):
         self.counts = Counts(max_queued, threads.counts.lock)
         super().__init__(threads, limit)
         views = threads.counting_views
-        views[:] = [view for view in views if view() is not None] + [ref(self)]
+        views.append(ref(self, views.remove))
 
     def put(self, job: Job) -> None:
         entry = make_entry(self, job)
