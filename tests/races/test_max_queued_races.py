@@ -6,15 +6,18 @@ import asyncio
 import gc
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import pytest
+from helpers.interruptions import Interruption
 from helpers.pool_jobs import Told, Traveller
 from helpers.steps import LIMIT, Gate, busy, until, wait_until
 
 from threadhop import PoolBusy, WorkerPool, threadpool
 from threadhop._pool import _limits, _view_limiter
-from threadhop._pool._limits import CountingThreads, Counts
+from threadhop._pool._limits import CountingThreads, Counts, Entry
 from threadhop._pool._threads import Threads
 from threadhop._pool._view_limiter import ViewLimiter
 
@@ -375,6 +378,31 @@ def test_a_turn_that_is_struck_off_before_the_pool_has_it_keeps_nobody_away(
             assert gate.reached.wait(LIMIT)
             pool.put(Told())
             gate.open()
+
+
+def test_an_exception_that_another_thread_raises_in_the_worker_costs_no_place() -> None:
+    """At each moment; where the job has not begun it waits on, and may be cancelled."""
+
+    class FromOutside(Exception):
+        pass
+
+    def come_in() -> None:
+        raise FromOutside
+
+    threads = CountingThreads.of(WorkerPool(1)._workers, 1)
+    counts = threads.counts
+    for moment in count():
+        job = Told()
+        entry = Entry(threads, job)
+        counts.add(entry)
+        with Interruption(moment, come_in, _limits) as interruption, suppress(FromOutside):
+            entry()
+        if not job.runs:
+            threads.withdraw(job)
+        assert not counts.entries, interruption.where
+        assert not counts.begun, interruption.where
+        if not interruption.happened:
+            return
 
 
 @pytest.mark.parametrize("module", [_limits, _view_limiter], ids=["the first two", "others"])
