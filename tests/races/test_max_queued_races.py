@@ -7,6 +7,7 @@ import gc
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -378,6 +379,22 @@ def test_a_turn_that_is_struck_off_before_the_pool_has_it_keeps_nobody_away(
             assert gate.reached.wait(LIMIT)
             pool.put(Told())
             gate.open()
+
+
+def test_a_signal_handler_may_put_a_job_in_the_middle_of_a_cancel() -> None:
+    """At each moment: a finalizer may, too."""
+    for moment in count():
+        with WorkerPool(1) as pool:
+            view, late = pool.limited(3, max_queued=5), Told()
+            with busy(pool):
+                cancelled, other = view.submit(int), view.submit(int)
+                act = partial(view.put, late)
+                with Interruption(moment, act, _limits, _view_limiter) as interruption:
+                    assert cancelled.cancel()
+            assert other.result(LIMIT) == 0
+            if not interruption.happened:
+                return
+            assert late.wait().runs == 1
 
 
 def test_an_exception_that_another_thread_raises_in_the_worker_costs_no_place() -> None:

@@ -280,7 +280,8 @@ class CountingViewLimiter(ViewLimiter, Counting):
 
     def _end_turn_for_nothing(self) -> _Turn | None:
         """Under the lock: there may be a turn more than jobs. The worker that gets it passes it."""
-        turns = [turn for turn in self._active if not turn.thread]
+        # (Of a copy: a signal handler may put a job here.)
+        turns = [turn for turn in self._active.copy() if not turn.thread]
         if len(turns) <= len(self._waiting):
             return None
         turn = turns[0]
