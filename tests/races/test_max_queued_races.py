@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from itertools import count
 from typing import Any
 
 import pytest
+from helpers.interruptions import Interruption
 from helpers.pool_jobs import Told, Traveller
 from helpers.steps import LIMIT, Gate, busy, until, wait_until
 
 from threadhop import PoolBusy, WorkerPool, threadpool
-from threadhop._pool._limits import CountingThreads, Counts
+from threadhop._pool import _limits, _view_limiter
+from threadhop._pool._limits import CountingThreads, Counts, Entry
 from threadhop._pool._threads import Threads
 from threadhop._pool._view_limiter import ViewLimiter
 
@@ -298,12 +304,12 @@ def test_a_turn_that_waits_for_nothing_keeps_nobody_away(
     in_pool: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1 a turn waits for a worker, 2 another one of its view does its job, 3 others come."""
-    end = ViewLimiter.end
+    end = ViewLimiter.end_unless_needed
     gate = Gate()
 
-    def hold(limiter: ViewLimiter, turn: Any) -> None:
+    def hold(limiter: ViewLimiter, turn: Any) -> bool:
         gate.stop_here()
-        end(limiter, turn)
+        return end(limiter, turn)
 
     with WorkerPool(2, max_queued=0 if in_pool else None) as pool:
         small, other = pool.limited(2, max_queued=0), pool.limited(2, max_queued=None)
@@ -313,7 +319,7 @@ def test_a_turn_that_waits_for_nothing_keeps_nobody_away(
             if in_pool:
                 monkeypatch.setattr(CountingThreads, "_admit_turn", CountingThreads._add)
             other.put(last)
-            monkeypatch.setattr(ViewLimiter, "end", hold)
+            monkeypatch.setattr(ViewLimiter, "end_unless_needed", hold)
         last.wait()
         assert gate.reached.wait(LIMIT)
         jobs = [Told(), Told()]
@@ -346,6 +352,111 @@ def test_a_job_that_comes_while_the_turn_of_a_cancelled_one_is_ended_is_done(
             assert future.cancel()
             assert len(limiter._active) == 1
         assert late.wait().runs == 1
+
+
+@pytest.mark.parametrize("moment", ["put_turn", "queue_again"])
+def test_a_turn_that_is_struck_off_before_the_pool_has_it_keeps_nobody_away(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 a turn is about to queue, 2 the view drops its jobs and with them the turn, 3 it queues."""
+    queue = getattr(CountingThreads, moment)
+    with WorkerPool(1, max_queued=1) as pool:
+        view, gate = pool.limited(1, max_queued=5), Gate()
+
+        def late(threads: CountingThreads, turn: Any) -> None:
+            monkeypatch.undo()
+            view.shutdown(wait=False, cancel_futures=True)
+            queue(threads, turn)
+
+        with busy(pool if moment == "put_turn" else view):
+            monkeypatch.setattr(CountingThreads, moment, late)
+            view.put(Told())
+            if moment == "queue_again":
+                pool.put(Told(gate.stop_here))
+            else:
+                pool.put(Told())
+        if moment == "queue_again":
+            assert gate.reached.wait(LIMIT)
+            pool.put(Told())
+            gate.open()
+
+
+def test_a_signal_handler_may_put_a_job_in_the_middle_of_a_cancel() -> None:
+    """At each moment: a finalizer may, too."""
+    for moment in count():
+        with WorkerPool(1) as pool:
+            view, late = pool.limited(3, max_queued=5), Told()
+            with busy(pool):
+                cancelled, other = view.submit(int), view.submit(int)
+                act = partial(view.put, late)
+                with Interruption(moment, act, _limits, _view_limiter) as interruption:
+                    assert cancelled.cancel()
+            assert other.result(LIMIT) == 0
+            if not interruption.happened:
+                return
+            assert late.wait().runs == 1
+
+
+def test_an_exception_that_another_thread_raises_in_the_worker_costs_no_place() -> None:
+    """At each moment; where the job has not begun it waits on, and may be cancelled."""
+
+    class FromOutside(Exception):
+        pass
+
+    def come_in() -> None:
+        raise FromOutside
+
+    threads = CountingThreads.of(WorkerPool(1)._workers, 1)
+    counts = threads.counts
+    for moment in count():
+        job = Told()
+        entry = Entry(threads, job)
+        counts.add(entry)
+        with Interruption(moment, come_in, _limits) as interruption, suppress(FromOutside):
+            entry()
+        if not job.runs:
+            threads.withdraw(job)
+        assert not counts.entries, interruption.where
+        assert not counts.begun, interruption.where
+        if not interruption.happened:
+            return
+
+
+@pytest.mark.parametrize("module", [_limits, _view_limiter], ids=["the first two", "others"])
+def test_of_views_that_two_threads_make_at_once_the_pool_knows_both(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 A begins to make a view, 2 B makes one, 3 A ends that."""
+    name = "Counts" if module is _limits else "ref"
+    original, gate = getattr(module, name), Gate()
+
+    def late(*args: Any) -> Any:
+        if threading.current_thread() is thread and not gate.is_open():
+            gate.stop_here()
+        return original(*args)
+
+    with WorkerPool(1, max_queued=None if module is _limits else 0) as pool:
+        monkeypatch.setattr(module, name, late)
+        thread = threading.Thread(target=lambda: found.append(pool.limited(1, max_queued=0)))
+        found: list[Any] = []
+        thread.start()
+        assert gate.reached.wait(LIMIT)
+        found.append(pool.limited(1, max_queued=0))
+        gate.open()
+        thread.join(LIMIT)
+        for view, other in (found, found[::-1]):
+            with busy(view), pytest.raises(PoolBusy):
+                other.put(Told())
+
+
+def test_a_view_that_is_forgotten_is_forgotten_by_its_pool() -> None:
+    with WorkerPool(1) as pool:
+        gone, kept = pool.limited(1, max_queued=0), pool.limited(1, max_queued=0)
+        known = pool._workers.counting_views  # type: ignore[attr-defined]
+        assert len(known) == 2
+        del gone
+        gc.collect()
+        assert [view() for view in known] == [kept._limiter]
 
 
 @kinds

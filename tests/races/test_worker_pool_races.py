@@ -208,16 +208,43 @@ def test_a_job_that_comes_just_before_a_turn_ends_is_done(monkeypatch: pytest.Mo
     with WorkerPool(1) as pool:
         view = pool.limited(1)
         job = Told()
-        end = view._limiter.end
+        end = view._limiter.end_unless_needed
 
-        def put_and_end(turn: Any) -> None:
+        def put_and_end(turn: Any) -> bool:
             monkeypatch.undo()
             view.put(job)
-            end(turn)
+            return end(turn)
 
-        monkeypatch.setattr(view._limiter, "end", put_and_end)
+        monkeypatch.setattr(view._limiter, "end_unless_needed", put_and_end)
         view.submit(int).result(LIMIT)
         assert job.wait().runs == 1
+
+
+def test_shutdown_of_a_view_waits_for_a_job_that_came_just_before_a_turn_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1 the worker finds no job, 2 put finds no turn free, 3 ``shutdown``, 4 the turn ends."""
+    gate, ends = Gate(), Gate()
+    with WorkerPool(1) as pool:
+        view = pool.limited(1)
+        end = view._limiter.end_unless_needed
+
+        def hold(turn: Any) -> bool:
+            monkeypatch.undo()
+            ends.stop_here()
+            return end(turn)
+
+        monkeypatch.setattr(view._limiter, "end_unless_needed", hold)
+        view.submit(int).result(LIMIT)
+        assert ends.reached.wait(LIMIT)
+        future = view.submit(gate.stop_here)
+        view.shutdown(wait=False)
+        ends.open()
+        assert gate.reached.wait(LIMIT)
+        assert not view._limiter._over.is_set()
+        gate.open()
+        view.shutdown()
+        assert future.done()
 
 
 @pytest.mark.parametrize("of_view", [False, True], ids=["pool", "view"])
@@ -235,6 +262,25 @@ def test_a_job_that_comes_to_a_full_view_that_is_shut_down_meanwhile_is_refused(
         with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
             view.put(job)
     pool.shutdown()
+    assert (job.runs, job.errors) == (0, [])
+
+
+def test_a_job_that_comes_to_a_view_while_that_is_shut_down_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1 put is allowed and finds room, 2 ``shutdown`` finds nothing to wait for, 3 the turn."""
+    with WorkerPool(1) as pool:
+        view = pool.limited(1)
+        take_turn = view._limiter._take_turn
+
+        def shut_down_before(*args: Any) -> None:
+            view.shutdown()
+            take_turn(*args)
+
+        monkeypatch.setattr(view._limiter, "_take_turn", shut_down_before)
+        job = Told()
+        with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+            view.put(job)
     assert (job.runs, job.errors) == (0, [])
 
 

@@ -60,11 +60,15 @@ class Entry:
 
     def __call__(self) -> None:
         counts = self._owner.counts
-        counts.begin(self)
         try:
+            counts.begin(self)
             self.job()
         finally:
-            counts.end(self)
+            try:
+                counts.end(self)
+            except BaseException:  # Another thread has raised it here.
+                counts.end(self)
+                raise
 
     def fail(self, error: BaseException | str | None) -> bool:
         self.withdraw()
@@ -152,8 +156,9 @@ class Counts:
         with self.lock:
             # A job that was withdrawn is not counted: it only returns.
             if self.entries.get(entry.job) is entry:
-                entry.has_begun = True
+                # First that: ``end`` then takes it out, should another thread raise something here.
                 self.begun[get_ident()] = entry
+                entry.has_begun = True
 
     def end(self, entry: Entry) -> None:
         """In the worker. May be repeated."""
@@ -211,9 +216,9 @@ class CountingThreads(Threads, Counting):
     def of(cls, threads: Threads, max_queued: int | None) -> CountingThreads:
         """Have *threads* count from now on. What is there already passes uncounted."""
         if not isinstance(threads, cls):
-            counts = Counts(max_queued)
-            threads.counts = counts  # type: ignore[attr-defined]
-            threads.counting_views = []  # type: ignore[attr-defined]
+            # Of several threads that come here at once the first one's are those of all.
+            threads.__dict__.setdefault("counts", Counts(max_queued))
+            threads.__dict__.setdefault("counting_views", [])
             # The threads that there are go on with this object, so there is no other one.
             threads.__class__ = cls
         assert isinstance(threads, cls)

@@ -5,7 +5,8 @@ has a turn does the oldest job of the view, and then ends the turn, or queues up
 behind the pool's other jobs. So a full view leaves the pool's other workers alone.
 
 No job is left waiting, by the same rule as in ``_permits``: ``put`` first appends the job and then
-looks for a free turn; a worker that ends a turn looks for a job after that.
+looks for a free turn; a worker that ends a turn looks for a job after that. It does so under the
+lock, and ends none that a job needs: ``shutdown`` waits for the turns, and so for the jobs.
 """
 
 from __future__ import annotations
@@ -75,9 +76,9 @@ class ViewLimiter:
         """Ask the pool for one more worker, if a job waits and there is room."""
         turn = _Turn(self)
         try:
-            if not holding(self._lock, self._begin, turn):
+            if not holding(self._lock, self._begin, turn, job is not None):
                 return
-            put(turn)
+            self._put(put, turn)
         except BaseException as exc:
             # After a KeyboardInterrupt a worker may come all the same, and find the turn ended.
             self.end(turn)
@@ -93,10 +94,18 @@ class ViewLimiter:
             if job is not None or not isinstance(exc, Exception):
                 raise
 
-    def _begin(self, turn: _Turn) -> bool:
+    def _put(self, put: Callable[[Job], None], turn: _Turn) -> None:
+        put(turn)
+        # Whoever has ended it before that could not tell the pool.
+        if turn not in self._active:
+            self.threads.withdraw(turn)
+
+    def _begin(self, turn: _Turn, is_for_new_job: bool) -> bool:
         """Under the lock."""
         if not self._waiting or not self._has_room():
             return False
+        if is_for_new_job and self.is_closed:
+            return False  # ``put`` takes it back: ``shutdown`` may have returned.
         self._active.add(turn)
         return True
 
@@ -120,16 +129,22 @@ class ViewLimiter:
         drain(self._waiting, into)
 
     def close(self, *, drop: bool) -> None:
-        fail_all(partial(holding, self._lock, self._close, drop), lambda: DROPPED)
+        ended: set[_Turn] = set()
+        try:
+            fail_all(partial(holding, self._lock, self._close, drop, ended), lambda: DROPPED)
+        finally:
+            for turn in ended:
+                self.threads.withdraw(turn)
 
-    def _close(self, drop: bool, dropped: list[Job]) -> None:
+    def _close(self, drop: bool, ended: set[_Turn], dropped: list[Job]) -> None:
         """Under the lock."""
         self.is_closed = True
         if drop:
             # First the jobs, for Ctrl+C may come between: a job without a turn is never done.
             self.drain(dropped)
             # Turns that have not begun are for nothing: ``join`` need not wait for them.
-            self._active = {turn for turn in self._active if turn.thread}
+            ended.update(turn for turn in self._active.copy() if not turn.thread)
+            self._active -= ended
         if not self._active:
             self._over.set()
 
@@ -161,24 +176,28 @@ class ViewLimiter:
 
     def serve(self, turn: _Turn) -> None:
         threads, waiting = self.threads, self._waiting
-        while len(self._active) - len(self._away) <= self.limit:
-            try:
-                job = waiting.popleft()
-            except IndexError:
-                break
-            try:
-                job()
-            except BaseException:  # A mistake of ours, or of a done callback, costs no turn.
-                report("Exception in worker", log)
-            del job
-            if waiting and threads.waiting:
-                # Other jobs wait for this worker, too. It looks for them next.
-                turn.thread = 0
-                threads.queue_again(turn)
+        while True:
+            # (Too many after a body has come back: this worker gives way.)
+            while len(self._active) - len(self._away) <= self.limit:
+                try:
+                    job = waiting.popleft()
+                except IndexError:
+                    break
+                try:
+                    job()
+                except BaseException:  # A mistake of ours, or of a done callback, costs no turn.
+                    report("Exception in worker", log)
+                del job
+                if waiting and threads.waiting:
+                    # Other jobs wait for this worker, too. It looks for them next.
+                    turn.thread = 0
+                    self._put(threads.queue_again, turn)
+                    return
+            if self.end_unless_needed(turn):
                 return
-        self.end(turn)
-        if self._waiting and self._has_room():
-            self._take_turn(self.threads.requeue)
+
+    def end_unless_needed(self, turn: _Turn) -> bool:
+        return holding(self._lock, self._end_unless_needed, turn)
 
     def end(self, turn: _Turn) -> None:
         holding(self._lock, self._end, turn)
@@ -188,6 +207,15 @@ class ViewLimiter:
         self._active.discard(turn)
         if self.is_closed and not self._active:
             self._over.set()
+
+    def _end_unless_needed(self, turn: _Turn) -> bool:
+        """Under the lock. False if a job relies on *turn*: it came when the worker had looked."""
+        self._active.discard(turn)
+        if self._waiting and self._has_room():
+            self._active.add(turn)
+            return False
+        self._end(turn)
+        return True
 
     def away(self) -> None:
         with self._lock:
@@ -211,7 +239,7 @@ class CountingViewLimiter(ViewLimiter, Counting):
         self.counts = Counts(max_queued, threads.counts.lock)
         super().__init__(threads, limit)
         views = threads.counting_views
-        views[:] = [view for view in views if view() is not None] + [ref(self)]
+        views.append(ref(self, views.remove))
 
     def put(self, job: Job) -> None:
         entry = make_entry(self, job)
@@ -240,12 +268,6 @@ class CountingViewLimiter(ViewLimiter, Counting):
     def turns(self) -> set[Any]:
         return self._active.copy()
 
-    def close(self, *, drop: bool) -> None:
-        turns = self._active.copy()
-        super().close(drop=drop)
-        for turn in turns - self._active:
-            self.threads.withdraw(turn)
-
     def withdraw(self, job: Job) -> None:
         entry = self.counts.withdraw(job)
         if entry is None:
@@ -255,17 +277,20 @@ class CountingViewLimiter(ViewLimiter, Counting):
         turn = holding(self._lock, self._end_turn_for_nothing)
         if turn is not None:
             self.threads.withdraw(turn)
-            # A job that came meanwhile may have relied on it.
-            if self._waiting and self._has_room():
-                self._take_turn(self.threads.requeue)
 
     def _end_turn_for_nothing(self) -> _Turn | None:
         """Under the lock: there may be a turn more than jobs. The worker that gets it passes it."""
-        turns = [turn for turn in self._active if not turn.thread]
+        # (Of a copy: a signal handler may put a job here.)
+        turns = [turn for turn in self._active.copy() if not turn.thread]
         if len(turns) <= len(self._waiting):
             return None
-        self._end(turns[0])
-        return turns[0]
+        turn = turns[0]
+        self._active.discard(turn)
+        if len(turns) <= len(self._waiting):  # A job that came just now relies on it.
+            self._active.add(turn)
+            return None
+        self._end(turn)
+        return turn
 
     def away(self) -> None:
         self.counts.mark_away(True)
