@@ -284,11 +284,20 @@ PROGRAMS = {
                 await x
             await recursive()
             await fetch()
+        async def ping():
+            async with eventloop():
+                await x
+            await pong()
+            await fetch()
+        async def pong():
+            await ping()
         async def main():
             async with threadpool():
                 await fetch()  # THR101
                 await half()  # THR101
                 await recursive()  # THR101
+                await ping()  # THR101
+                await pong()  # THR101
         """,
     "the body of a context manager of the file that yields in a block": """
         @contextlib.asynccontextmanager

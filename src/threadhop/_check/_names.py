@@ -33,7 +33,7 @@ MODULES_OF_ASYNCIO = re.compile(
 )
 #: ``Wrapper[X, …]`` is annotated like X.
 WRAPPERS = re.compile(
-    r"^(typing|typing_extensions|dataclasses)\.(Annotated|ClassVar|Final|InitVar|Optional|Union)$"
+    r"^(typing|typing_extensions|dataclasses)\.(Annotated|ClassVar|Final|InitVar|Optional)$"
 )
 
 
@@ -53,7 +53,10 @@ class Names:
 
     def __init__(self, tree: ast.Module) -> None:
         self.scopes = Scopes(tree)
-        self.being_entered: set[ast.AST] = set()  # Of ``_walk.py``.
+        #: What ``_walk.py`` has found out of context managers, by the place where they are entered.
+        self.yields_on_worker: dict[tuple[ast.AsyncFunctionDef, bool], bool] = {}
+        #: What ``_rules.py`` has found out: the functions that may be awaited in a body.
+        self.goes_to_loop: dict[ast.AsyncFunctionDef, bool] = {}
         self._known: dict[tuple[Scope, str], str | None] = {}
         self._attributes: dict[str, dict[str, list[Binding]]] = {}
         for owner, name, binding in self.scopes.attributes:
@@ -114,9 +117,7 @@ class Names:
     def _called(self, path: str | None) -> str | None:
         function = self.scopes.definitions.get(path or "")
         if isinstance(function, ast.FunctionDef) and function.returns is not None:
-            return self._annotated(
-                function.returns, self.scopes.of[function].parent or self.scopes.module
-            )
+            return self._annotated(function.returns, self.scopes.of[function])
         return None if path is None else simplified(f"{path}()")
 
     def _annotated(self, node: ast.expr, scope: Scope) -> str | None:
@@ -129,11 +130,8 @@ class Names:
             case ast.BinOp(op=ast.BitOr()):
                 return agreed(self._annotated(part, scope) for part in (node.left, node.right))
             case ast.Subscript() if WRAPPERS.match(self.meaning(node.value, scope) or ""):
-                parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-                is_union = (self.meaning(node.value, scope) or "").endswith(".Union")
-                return agreed(
-                    self._annotated(part, scope) for part in parts[: None if is_union else 1]
-                )
+                inner = node.slice.elts[0] if isinstance(node.slice, ast.Tuple) else node.slice
+                return self._annotated(inner, scope)
             case ast.Constant(value=None):
                 return NOTHING
         path = self.meaning(node, scope)
@@ -186,7 +184,6 @@ class Names:
 
     def _property(self, path: str | None) -> str | None:
         function = self.scopes.definitions.get(path or "")
-        for decorator in getattr(function, "decorator_list", ()):
-            if isinstance(decorator, ast.Name) and decorator.id in {"property", "cached_property"}:
-                return self._called(path)
-        return path
+        decorators = getattr(function, "decorator_list", ())
+        is_property = any(ast.unparse(way).endswith("property") for way in decorators)
+        return self._called(path) if is_property else path

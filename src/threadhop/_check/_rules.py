@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from ._names import BLOCK, LOOP, LOOP_PART, Names
-from ._scopes import Scope
+from ._scopes import Comprehension, Function, Scope
 from ._walk import Place, walk
 
 #: What each number says. {} is the call, the manager or the decorated function.
@@ -64,15 +63,6 @@ class Finding(NamedTuple):
         return TEXTS[self.number].replace("{}", self.what)
 
 
-@dataclass
-class File:
-    """What the rules know of the file that they look at."""
-
-    names: Names
-    #: The coroutine functions that may be awaited in a body.
-    goes_to_loop: dict[ast.AsyncFunctionDef, bool] = field(default_factory=dict)
-
-
 Rule = TypeVar("Rule", bound=Callable[..., Iterator[Finding]])
 RULES: dict[type[ast.AST], list[Callable[..., Iterator[Finding]]]] = {}
 
@@ -87,73 +77,76 @@ def looks_at(*kinds: type[ast.AST]) -> Callable[[Rule], Rule]:
 
 
 def findings_in(tree: ast.Module) -> Iterator[Finding]:
-    file = File(Names(tree))
-    return _findings_within(tree.body, Place(file.names.scopes.module), file)
+    names = Names(tree)
+    return _findings_within(tree.body, Place(names.scopes.module), names)
 
 
-def _findings_within(nodes: list[ast.stmt], place: Place, file: File) -> Iterator[Finding]:
-    for node, where in walk(nodes, place, file.names):
+def _findings_within(nodes: list[ast.stmt], place: Place, names: Names) -> Iterator[Finding]:
+    for node, where in walk(nodes, place, names):
         for rule in RULES.get(type(node), ()):
-            yield from rule(node, where, file)
+            yield from rule(node, where, names)
 
 
 # --- The body waits, or hands the worker out. ---
 
 
 @looks_at(ast.Await)
-def awaits(node: ast.Await, place: Place, file: File) -> Iterator[Finding]:
-    if place.on_worker and not _goes_to_loop_by_itself(node.value, place.scope, file):
+def awaits(node: ast.Await, place: Place, names: Names) -> Iterator[Finding]:
+    if place.on_worker and not _goes_to_loop_by_itself(node.value, place.scope, names):
         yield Finding(node, "THR101")
 
 
-def _goes_to_loop_by_itself(node: ast.expr, scope: Scope, file: File) -> bool:
+def _goes_to_loop_by_itself(node: ast.expr, scope: Scope, names: Names) -> bool:
     """A call of a coroutine function of this file, which would be right as the body of a block."""
     if not isinstance(node, ast.Call):
         return False
-    function = file.names.definition(node.func, scope)
+    function = names.definition(node.func, scope)
     if not isinstance(function, ast.AsyncFunctionDef):
         return False
-    if function not in file.goes_to_loop:
-        file.goes_to_loop[function] = True  # For one that awaits itself.
-        body = Place(file.names.scopes.of[function], on_worker=True)
+    known = names.goes_to_loop
+    if function not in known:
+        before = len(known)
+        known[function] = True  # For one that awaits itself.
+        body = Place(names.scopes.of[function], on_worker=True)
         moves = any(
-            isinstance(child, ast.Await | ast.withitem) and where.scope.of_function == body.scope
-            for child, where in walk(function.body, body, file.names)
+            isinstance(child, ast.Await | ast.withitem) and where.scope.of_function is body.scope
+            for child, where in walk(function.body, body, names)
         )
-        right = moves and not any(_findings_within(function.body, body, file))
-        file.goes_to_loop[function] = right
-    return file.goes_to_loop[function]
+        if not moves or any(_findings_within(function.body, body, names)):
+            # Those that were right if this one is right are to be looked at again.
+            for other in [other for other in list(known)[before:] if known[other]]:
+                del known[other]
+            known[function] = False
+    return known[function]
 
 
 @looks_at(ast.AsyncFor)
-def iterates(node: ast.AsyncFor, place: Place, file: File) -> Iterator[Finding]:
+def iterates(node: ast.AsyncFor, place: Place, names: Names) -> Iterator[Finding]:
     if place.on_worker:
         yield Finding(node, "THR102")
 
 
 @looks_at(ast.withitem)
-def enters(node: ast.withitem, place: Place, file: File) -> Iterator[Finding]:
+def enters(node: ast.withitem, place: Place, names: Names) -> Iterator[Finding]:
     manager = node.context_expr
     if (
         place.on_worker
-        and HARMLESS.isdisjoint(file.names.options(manager, place.scope))
-        and not _goes_to_loop_by_itself(manager, place.scope, file)
+        and HARMLESS.isdisjoint(names.options(manager, place.scope))
+        and not _goes_to_loop_by_itself(manager, place.scope, names)
     ):
         yield Finding(manager, "THR103")
 
 
 @looks_at(ast.ListComp, ast.SetComp, ast.DictComp)
-def comprehends(
-    node: ast.ListComp | ast.SetComp | ast.DictComp, place: Place, file: File
-) -> Iterator[Finding]:
+def comprehends(node: Comprehension, place: Place, names: Names) -> Iterator[Finding]:
     if place.on_worker and any(part.is_async for part in node.generators):
         yield Finding(node, "THR104")
 
 
 @looks_at(ast.Yield)
-def yields(node: ast.Yield, place: Place, file: File) -> Iterator[Finding]:
+def yields(node: ast.Yield, place: Place, names: Names) -> Iterator[Finding]:
     function = place.scope.of_function.node
-    if place.on_worker and not file.names.is_context_manager(function):
+    if place.on_worker and not names.is_context_manager(function):
         yield Finding(node, "THR105")
 
 
@@ -161,10 +154,10 @@ def yields(node: ast.Yield, place: Place, file: File) -> Iterator[Finding]:
 
 
 @looks_at(ast.Call)
-def calls(node: ast.Call, place: Place, file: File) -> Iterator[Finding]:
+def calls(node: ast.Call, place: Place, names: Names) -> Iterator[Finding]:
     if not place.on_worker:
         return
-    function = file.names.meaning(node.func, place.scope) or ""
+    function = names.meaning(node.func, place.scope) or ""
     spelled = ast.unparse(node.func)
     if function in NEEDS_LOOP:
         yield Finding(node, "THR106", spelled)
@@ -180,31 +173,29 @@ def calls(node: ast.Call, place: Place, file: File) -> Iterator[Finding]:
 
 
 @looks_at(ast.With)
-def enters_nothing(node: ast.With, place: Place, file: File) -> Iterator[Finding]:
+def enters_nothing(node: ast.With, place: Place, names: Names) -> Iterator[Finding]:
     for item in node.items:
-        manager = file.names.meaning(item.context_expr, place.scope)
+        manager = names.meaning(item.context_expr, place.scope)
         if manager in (BLOCK, LOOP_PART):
             name = manager.removeprefix("threadhop.").removesuffix("()")
             yield Finding(item.context_expr, "THR110", name)
 
 
 @looks_at(ast.FunctionDef, ast.AsyncFunctionDef)
-def decorates(
-    node: ast.FunctionDef | ast.AsyncFunctionDef, place: Place, file: File
-) -> Iterator[Finding]:
-    is_generator = file.names.scopes.of[node].has_yield
+def decorates(node: Function, place: Place, names: Names) -> Iterator[Finding]:
+    is_generator = names.scopes.of[node].has_yield
     if not is_generator and isinstance(node, ast.FunctionDef):
         return
     for decorator in reversed(node.decorator_list):
-        if file.names.meaning(decorator, place.scope) in (BLOCK, BLOCK.removesuffix("()")):
+        if names.meaning(decorator, place.scope) in (BLOCK, BLOCK.removesuffix("()")):
             yield Finding(decorator, "THR111", f"{node.name}()")
         if not (isinstance(decorator, ast.Name) and decorator.id == "staticmethod"):
             return  # It makes something else of the function.
 
 
 @looks_at(ast.withitem)
-def leaves_thread_local(node: ast.withitem, place: Place, file: File) -> Iterator[Finding]:
-    if file.names.meaning(node.context_expr, place.scope) == BLOCK:
+def leaves_thread_local(node: ast.withitem, place: Place, names: Names) -> Iterator[Finding]:
+    if names.meaning(node.context_expr, place.scope) == BLOCK:
         for manager in place.thread_local:
             func = manager.func if isinstance(manager, ast.Call) else manager
             yield Finding(manager, "THR112", ast.unparse(func))

@@ -77,18 +77,21 @@ def _is_on_worker_within(manager: ast.expr, place: Place, names: Names) -> bool:
     if BLOCK in options:
         return place.on_worker or len(options) == 1
     function = isinstance(manager, ast.Call) and names.definition(manager.func, place.scope)
-    if not isinstance(function, ast.AsyncFunctionDef) or function in names.being_entered:
+    if not isinstance(function, ast.AsyncFunctionDef):
         return place.on_worker
     # A context manager of this file: where does it yield?
-    names.being_entered.add(function)
-    start = Place(names.scopes.of[function], place.on_worker)
-    yields = {
-        where.on_worker
-        for child, where in walk(function.body, start, names)
-        if isinstance(child, ast.Yield) and where.scope.of_function is start.scope
-    }
-    names.being_entered.remove(function)
-    return yields.pop() if len(yields) == 1 else place.on_worker
+    entered = function, place.on_worker
+    if entered not in names.yields_on_worker:
+        names.yields_on_worker[entered] = place.on_worker  # For one that enters itself.
+        start = Place(names.scopes.of[function], place.on_worker)
+        yields = {
+            where.on_worker
+            for child, where in walk(function.body, start, names)
+            if isinstance(child, ast.Yield) and where.scope.of_function is start.scope
+        }
+        if len(yields) == 1:
+            names.yields_on_worker[entered] = yields.pop()
+    return names.yields_on_worker[entered]
 
 
 def _within_with(node: ast.With, place: Place, names: Names) -> Iterator[tuple[ast.AST, Place]]:
