@@ -36,6 +36,10 @@ IN_A_BODY = {
     "an await in the source of a generator expression": "rows = (r for r in await x)  # THR101",
     "async for": "async for row in x:  # THR102\n    pass",
     "async with": "async with lock:  # THR103\n    pass",
+    "async with of what may be harmless": """
+        async with lock if lock else contextlib.nullcontext():  # THR103
+            pass
+        """,
     "async with of another library": "async with asyncio.timeout(1):  # THR103\n    pass",
     "asynchronous comprehensions": """
         a = [row async for row in x]  # THR104
@@ -201,6 +205,26 @@ PROGRAMS = {
                     self.stopped.set()  # THR108
                     self.future.set_result(1)  # THR108
                     self.loop.call_soon(x)  # THR107
+        """,
+    "a name of the module, of an outer function, of another name": """
+        jobs: asyncio.Queue | None = None
+        stopped = None
+        async def main():
+            global stopped
+            stopped = asyncio.Event()
+            put = stopped.set
+            if group := asyncio.Queue():
+                urgent = group
+            other = None
+            async def set_it():
+                nonlocal other
+                other = asyncio.Event() if x else None
+            async with threadpool():
+                jobs.put_nowait(1)  # THR108
+                stopped.set()  # THR108
+                put()  # THR108
+                urgent.get_nowait()  # THR108
+                other.clear()  # THR108
         """,
     "what functions and properties of the file return": """
         def make() -> asyncio.Queue[int]: ...

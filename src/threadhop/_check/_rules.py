@@ -131,7 +131,7 @@ def enters(node: ast.withitem, place: Place, names: Names) -> Iterator[Finding]:
     manager = node.context_expr
     if (
         place.on_worker
-        and HARMLESS.isdisjoint(names.options(manager, place.scope))
+        and not names.options(manager, place.scope) <= HARMLESS
         and not _goes_to_loop_by_itself(manager, place.scope, names)
     ):
         yield Finding(manager, "THR103")
