@@ -125,6 +125,11 @@ PROGRAMS = {
             from threadhop import threadpool as inner
             async with inner():
                 await x  # THR101
+        class Service:
+            threadpool = None  # a function does not see this name
+            async def run(self):
+                async with threadpool():
+                    await x  # THR101
         """,
     "asyncio under another name": """
         import asyncio as aio
@@ -178,6 +183,7 @@ PROGRAMS = {
             loop: asyncio.AbstractEventLoop,
         ):
             local: asyncio.Queue = make()
+            local = make()
             async with threadpool():
                 queue.put_nowait(1)  # THR108
                 event.set()  # THR108
@@ -217,8 +223,14 @@ PROGRAMS = {
                 urgent = group
             other = None
             async def set_it():
-                nonlocal other
-                other = asyncio.Event() if x else None
+                def deeper():
+                    nonlocal other
+                    other = asyncio.Event() if x else None
+                jobs = threading_queue
+                async def of_the_module():
+                    global jobs
+                    async with threadpool():
+                        jobs.put_nowait(1)  # THR108
             async with threadpool():
                 jobs.put_nowait(1)  # THR108
                 stopped.set()  # THR108
@@ -309,19 +321,18 @@ PROGRAMS = {
             await recursive()
             await fetch()
         async def ping():
-            async with eventloop():
-                await x
-            await pong()
             await fetch()
+            await pong()
         async def pong():
             await ping()
+            await pong()
         async def main():
             async with threadpool():
                 await fetch()  # THR101
                 await half()  # THR101
                 await recursive()  # THR101
-                await ping()  # THR101
                 await pong()  # THR101
+                await ping()  # THR101
         """,
     "the body of a context manager of the file that yields in a block": """
         @contextlib.asynccontextmanager

@@ -69,6 +69,8 @@ IN_A_BODY = {
         x.loop.call_soon(y)
         x.put_nowait(1)
         lock.set()
+        rows = asyncio.Queue()
+        rows[0].put_nowait(1)
         """,
     "loop parts": """
         async with eventloop():
@@ -88,7 +90,7 @@ IN_A_BODY = {
         """,
     "one of two managers that are fine": """
         async with eventloop() if x else threadpool(other):
-            work()
+            await x
         async with threadpool(other) if x else contextlib.nullcontext():
             work()
         """,
@@ -176,6 +178,32 @@ PROGRAMS = {
             async def run(self):
                 async with threadpool():
                     self.jobs.put_nowait(1)
+        """,
+    "an attribute of what is not self": """
+        class Service:
+            def __init__(self):
+                self.jobs = asyncio.Queue()
+            async def run(self, other):
+                async with threadpool():
+                    other.jobs.put_nowait(1)
+            @staticmethod
+            async def run_other(other):
+                async with threadpool():
+                    other.jobs.put_nowait(1)
+        """,
+    "a block that may not be one": """
+        @contextlib.asynccontextmanager
+        async def either():
+            if x:
+                async with threadpool():
+                    yield
+            else:
+                yield
+        async def main():
+            async with threadpool() if x else contextlib.nullcontext():
+                await x
+            async with either():
+                await x
         """,
     "a yield in the block of a context manager": """
         import contextlib as c

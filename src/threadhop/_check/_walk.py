@@ -24,7 +24,7 @@ class Place(NamedTuple):
 
     scope: Scope
     on_worker: bool = False
-    #: The thread-local managers around it that were entered on the same thread.
+    #: The thread-local managers around it that were entered on the loop thread.
     thread_local: tuple[ast.expr, ...] = ()
 
 
@@ -65,8 +65,7 @@ def _within_async_with(
     for item in node.items:
         yield item, place
         on_worker = _is_on_worker_within(item.context_expr, place, names)
-        if on_worker != place.on_worker:
-            place = place._replace(on_worker=on_worker, thread_local=())
+        place = place._replace(on_worker=on_worker)
     yield from ((child, place) for child in node.body)
 
 
@@ -82,15 +81,14 @@ def _is_on_worker_within(manager: ast.expr, place: Place, names: Names) -> bool:
     # A context manager of this file: where does it yield?
     entered = function, place.on_worker
     if entered not in names.yields_on_worker:
-        names.yields_on_worker[entered] = place.on_worker  # For one that enters itself.
+        names.yields_on_worker[entered] = False  # For one that enters itself.
         start = Place(names.scopes.of[function], place.on_worker)
         yields = {
             where.on_worker
             for child, where in walk(function.body, start, names)
             if isinstance(child, ast.Yield) and where.scope.of_function is start.scope
         }
-        if len(yields) == 1:
-            names.yields_on_worker[entered] = yields.pop()
+        names.yields_on_worker[entered] = yields == {True}
     return names.yields_on_worker[entered]
 
 
