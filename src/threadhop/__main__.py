@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from ._check._command import check
@@ -18,7 +19,13 @@ def main(arguments: list[str] | None = None) -> int:
         "findings, 1 with findings, 2 if a path does not exist or cannot be parsed.",
     )
     checker.add_argument("paths", nargs="+", metavar="PATH", help="a file, or a folder")
-    return check(parser.parse_args(arguments).paths)
+    try:
+        status = check(parser.parse_args(arguments).paths)
+        sys.stdout.flush()
+    except BrokenPipeError:  # ``| head`` has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
 
 
 if __name__ == "__main__":

@@ -28,9 +28,7 @@ SAME = {
     "asyncio.PriorityQueue()": "asyncio.Queue()",
     "asyncio.TaskGroup() entered": "asyncio.TaskGroup()",
 }
-MODULES_OF_ASYNCIO = re.compile(
-    r"^asyncio\.(base_events|events|futures|locks|queues|taskgroups|tasks)\."
-)
+IN_ASYNCIO = re.compile(r"^asyncio\.(base_events|events|futures|locks|queues|taskgroups|tasks)\.")
 #: ``Wrapper[X, …]`` is annotated like X.
 WRAPPERS = re.compile(
     r"^(typing|typing_extensions|dataclasses)\.(Annotated|ClassVar|Final|InitVar|Optional)$"
@@ -38,7 +36,7 @@ WRAPPERS = re.compile(
 
 
 def simplified(path: str) -> str:
-    path = MODULES_OF_ASYNCIO.sub("asyncio.", path)
+    path = IN_ASYNCIO.sub("asyncio.", path)
     return SAME.get(path, path)
 
 

@@ -38,10 +38,8 @@ TEXTS = {
     "'with' into the block",
 }
 
-NEEDS_LOOP = {
-    *("asyncio.create_task", "asyncio.ensure_future"),
-    *("asyncio.get_running_loop", "asyncio.current_task"),
-}
+OF_ASYNCIO = ("create_task", "ensure_future", "get_running_loop", "current_task")
+NEEDS_LOOP = {f"asyncio.{name}" for name in OF_ASYNCIO}
 OF_LOOP = {f"{LOOP}.{name}" for name in ("call_soon", "call_later", "call_at", "create_task")}
 NOT_THREAD_SAFE = {
     *("asyncio.Queue().put_nowait", "asyncio.Queue().get_nowait"),

@@ -9,11 +9,10 @@ from typing import NamedTuple
 from ._names import BLOCK, LOOP_PART, Names
 from ._scopes import Comprehension, Scope, children
 
+TORCH = ("torch", "torch.autograd", "torch.autograd.grad_mode")
 #: Managers that keep a value for their thread only. (``numpy.errstate`` keeps it for the context.)
 THREAD_LOCAL = {
-    *("torch.no_grad()", "torch.autograd.no_grad()", "torch.autograd.grad_mode.no_grad()"),
-    *("torch.inference_mode()", "torch.autograd.inference_mode()"),
-    "torch.autograd.grad_mode.inference_mode()",
+    *(f"{module}.{name}()" for module in TORCH for name in ("no_grad", "inference_mode")),
     *("django.utils.translation.override()", "django.utils.timezone.override()"),
     *("sklearn.config_context()", "sklearn._config.config_context()"),
 }
