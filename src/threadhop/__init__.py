@@ -35,6 +35,10 @@ rooms, from the public face down; imports point down only, for types too:
   ``_lifetime.py`` (the end of a thread, a loop, a process; a fork), ``_patience.py`` (who waits
   for long says so), ``_callables.py``, ``_errors.py`` (the texts), ``_libraries.py`` (what a
   program may load later)
+- beside all that, and loaded by none of it, the checker (``__main__.py``, ``_check``): it reads
+  source. ``_check/_command.py``, ``_check/_plugin.py`` (of flake8), ``_check/_report.py``,
+  ``_check/_rules.py``, ``_check/_walk.py`` (what runs where), ``_check/_names.py`` (what a name
+  stands for), ``_check/_scopes.py``
 """
 
 from ._async_executor import AsyncExecutor as AsyncExecutor

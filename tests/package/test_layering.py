@@ -15,6 +15,13 @@ PACKAGE = Path(threadhop.__file__).parent
 
 #: The modules of the package, the public face on top. A module imports those of lower floors.
 FLOORS = (
+    {"__main__"},
+    {"_check._command", "_check._plugin"},
+    {"_check._report"},
+    {"_check._rules"},
+    {"_check._walk"},
+    {"_check._names"},
+    {"_check", "_check._scopes"},
     {"threadhop"},
     {"_async_executor"},
     {"_iterate"},
@@ -163,7 +170,9 @@ def file_of(module: str) -> str:
 
 def named_in(text: str) -> set[str]:
     """The files that *text* names: ``_strand.py``, or the folder ``_pool``."""
-    return set(re.findall(r"(?<!_)\b_[a-z][a-z_]*(?:/_[a-z_]+)?(?:\.py|(?=/?`))", text))
+    return set(
+        re.findall(r"(?<!_)\b(?:__main__|_[a-z][a-z_]*(?:/_[a-z_]+)?)(?:\.py|(?=/?`))", text)
+    )
 
 
 @pytest.mark.parametrize("map_", ["docstring", "page"])
