@@ -101,6 +101,44 @@ def test_a_full_view_does_not_fill_the_queue_of_its_pool() -> None:
         assert [future.result(LIMIT) for future in [*mine, others]] == [0] * 10
 
 
+def test_a_view_does_not_fill_the_queue_of_its_pool_however_often_it_is_refused() -> None:
+    with WorkerPool(1, max_queued=1) as pool:
+        view = pool.limited(3)
+        with busy(pool):
+            waiting = view.submit(int)
+            for _ in range(10):
+                with pytest.raises(PoolBusy, match=r"1 of 1 workers .* 1 of the 1 jobs"):
+                    view.submit(int)
+        assert waiting.result(LIMIT) == 0
+
+
+def test_a_view_whose_worker_comes_back_does_not_fill_the_queue_of_its_pool() -> None:
+    """While it was away another turn was asked for, which waits for nothing now."""
+    away, back = Gate(), Gate()
+    with WorkerPool(2, max_queued=1) as pool:
+        view = pool.limited(3)
+
+        def travel() -> None:
+            view.away()
+            away.stop_here()
+            view.back()
+            back.stop_here()
+
+        with busy(pool):
+            traveller = view.submit(travel)
+            assert away.reached.wait(LIMIT)
+            with busy(pool):
+                waiting = view.submit(int)
+                away.open()
+                assert back.reached.wait(LIMIT)
+                for _ in range(3):
+                    with pytest.raises(PoolBusy):
+                        view.submit(int)
+                back.open()
+        assert waiting.result(LIMIT) == 0
+        traveller.result(LIMIT)
+
+
 def test_a_pool_that_is_shut_down_says_so_although_it_is_busy() -> None:
     with WorkerPool(1, max_queued=0) as pool, busy(pool):
         pool.shutdown(wait=False)

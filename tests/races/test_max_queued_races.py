@@ -275,28 +275,26 @@ def test_ctrl_c_in_a_put_whose_job_has_begun_frees_no_place_that_is_taken(
         last.wait()
 
 
-def test_a_job_that_relied_on_a_turn_which_the_pool_refuses_is_done(
+def test_of_two_views_that_want_the_last_place_one_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """1 A has the view's only turn, 2 B finds the view full, 3 the pool refuses the turn of A."""
-    with WorkerPool(1, max_queued=0) as pool:
-        view = pool.limited(1)
-        b = Told()
+    """1 A is admitted, 2 B asks, 3 A takes its turn in the pool."""
+    with WorkerPool(1, max_queued=1) as pool:
+        one, other = pool.limited(1), pool.limited(1)
+        job = Told()
         put_turn = CountingThreads.put_turn
 
         def late(threads: CountingThreads, turn: Any) -> None:
             monkeypatch.undo()
-            view.put(b)
+            for executor in (other, pool):
+                with pytest.raises(PoolBusy):
+                    executor.put(Told())
             put_turn(threads, turn)
 
         with busy(pool):
             monkeypatch.setattr(CountingThreads, "put_turn", late)
-            a = Told()
-            with pytest.raises(PoolBusy):
-                view.put(a)
-            assert not b.errors
-        assert b.wait().runs == 1
-    assert (a.runs, a.errors) == (0, [])
+            one.put(job)
+        job.wait()
 
 
 @pytest.mark.parametrize("in_pool", [False, True], ids=["in a view", "in the pool"])
@@ -316,9 +314,9 @@ def test_a_turn_that_waits_for_nothing_keeps_nobody_away(
         third: Any = pool if in_pool else small
         with busy(other), busy(small):
             last = Told()
-            if in_pool:
-                monkeypatch.setattr(CountingThreads, "_admit_turn", CountingThreads._add)
-            other.put(last)
+            with monkeypatch.context() as patch:
+                patch.setattr(CountingThreads, "refuse_if_busy", lambda *_: None)
+                other.put(last)
             monkeypatch.setattr(ViewLimiter, "end_unless_needed", hold)
         last.wait()
         assert gate.reached.wait(LIMIT)

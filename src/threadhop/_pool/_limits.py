@@ -20,7 +20,6 @@ from __future__ import annotations
 import threading
 from _thread import get_ident
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple, NoReturn
 from weakref import ref
 
@@ -114,23 +113,6 @@ class Counts:
         self.entries: dict[Job, Entry] = {}
         #: Those that run, by thread. They are among the entries.
         self.begun: dict[int, Entry] = {}
-
-    def admit(self, entry: Entry, look_closer: Callable[[], tuple[int, int]]) -> Busy | None:
-        """Count *entry*; or return how many run and wait, if it would be one too many.
-
-        *look_closer* is called under the lock. It returns how many really wait, and as many workers
-        would begin at once.
-        """
-        return holding(self.lock, self._admit, entry, look_closer)
-
-    def _admit(self, entry: Entry, look_closer: Callable[[], tuple[int, int]]) -> Busy | None:
-        limit = self.max_queued
-        if limit is not None and self.waiting() >= limit:
-            waiting, free = look_closer()
-            if waiting - free >= limit:
-                return Busy(len(self.running()) + free, waiting - free)
-        self.add(entry)
-        return None
 
     def add(self, entry: Entry) -> None:
         self.entries[entry.job] = entry
@@ -228,11 +210,7 @@ class CountingThreads(Threads, Counting):
         self._put(job, self._admit)
 
     def put_turn(self, job: Job) -> None:
-        """As ``put``, for a view, which has counted the job that waits for this."""
-        self._put(job, self._admit_turn)
-
-    def put_entitled(self, job: Job) -> None:
-        """As ``put``, for a job that has a worker in all but name."""
+        """As ``put``, for a view, which has asked for the job that waits for this."""
         self._put(job, self._add)
 
     def _put(self, job: Job, count: Callable[[Entry], None]) -> None:
@@ -245,13 +223,32 @@ class CountingThreads(Threads, Counting):
             self.withdraw(job)
             raise
 
-    def _admit(self, entry: Entry, counted: int = 0) -> None:
-        busy = self.counts.admit(entry, partial(self._look_closer, counted))
-        if busy is not None:
-            raise_busy("WorkerPool", self.name, self.max_workers, busy, self.counts)
+    def _admit(self, entry: Entry) -> None:
+        holding(self.counts.lock, self._admit_or_refuse, entry)
 
-    def _admit_turn(self, entry: Entry) -> None:
-        self._admit(entry, 1)
+    def _admit_or_refuse(self, entry: Entry) -> None:
+        """Under the lock of the counts."""
+        self.refuse_if_busy()
+        self.counts.add(entry)
+
+    def refuse_if_busy(self, counted: int = 0) -> None:
+        """Under the lock of the counts, for a job that wants a worker: raise PoolBusy if none may.
+
+        So many of those that wait are that job.
+        """
+        limit = self.counts.max_queued
+        if limit is None:
+            return
+        # (Jobs of views and their turns: twice as many at most.)
+        most = self.counts.waiting() + sum(view.counts.waiting() for view in self._known_views())
+        if most - counted < limit:
+            return
+        load = self.load()
+        free = max(0, min(self.max_workers - load.running, self.max_threads - load.occupied))
+        waiting = load.waiting - counted - free
+        if waiting >= limit:
+            busy = Busy(load.running + free, waiting)
+            raise_busy("WorkerPool", self.name, self.max_workers, busy, self.counts)
 
     def _add(self, entry: Entry) -> None:
         holding(self.counts.lock, self.counts.add, entry)
@@ -283,7 +280,7 @@ class CountingThreads(Threads, Counting):
 
     def load(self, *, without: Counting | None = None) -> Load:
         """Under the lock of the counts: what there is to do, but for one of the views."""
-        views = [view for known in self.counting_views.copy() if (view := known()) is not None]
+        views = self._known_views()
         turns = set().union(*(view.turns() for view in views))
         entries = [entry for turn in turns if (entry := self.counts.entries.get(turn))]
         queued = sum(not entry.has_begun for entry in entries)
@@ -297,11 +294,8 @@ class CountingThreads(Threads, Counting):
         )
         return Load(*map(sum, zip(*loads, strict=True)))
 
-    def _look_closer(self, counted: int) -> tuple[int, int]:
-        """Under the lock of the counts. So many of those that wait are what is asked for."""
-        load = self.load()
-        free = min(self.max_workers - load.running, self.max_threads - load.occupied)
-        return load.waiting - counted, max(0, free)
+    def _known_views(self) -> list[Counting]:
+        return [view for known in self.counting_views.copy() if (view := known()) is not None]
 
     def start_afresh(self) -> None:
         self.counts.lock = threading.RLock()

@@ -22,7 +22,7 @@ from typing import Any
 from weakref import ref
 
 from .._errors import DROPPED, NO_JOIN, POOL_SHUT_DOWN, report
-from ._limits import Counting, CountingThreads, Counts, PoolBusy, make_entry, raise_busy
+from ._limits import Busy, Counting, CountingThreads, Counts, Entry, make_entry, raise_busy
 from ._permits import drain, fail_all, holding, log
 from ._threads import Threads
 from ._work_item import Job
@@ -87,7 +87,7 @@ class ViewLimiter:
                     self._waiting.remove(job)
             except ValueError:
                 job = None
-            if isinstance(exc, Exception) and not isinstance(exc, PoolBusy):
+            if isinstance(exc, Exception):
                 self.drop_if_alone(exc)
             elif job is not None or put is not self.threads.requeue:
                 self._take_turn(self.threads.requeue)  # Other jobs may have relied on this turn.
@@ -245,16 +245,28 @@ class CountingViewLimiter(ViewLimiter, Counting):
         entry = make_entry(self, job)
         try:
             self._check()
-            busy = self.counts.admit(entry, self._look_closer)
-            if busy is not None:
-                raise_busy("limited", self.threads.name, self.limit, busy, self.counts)
+            holding(self.counts.lock, self._admit, entry)
             super().put(entry)
         except BaseException:
             self.counts.withdraw(job)
             raise
 
-    def _look_closer(self) -> tuple[int, int]:
-        """Under the lock of the counts."""
+    def _admit(self, entry: Entry) -> None:
+        """Under the lock of the counts: count *entry*, or raise PoolBusy."""
+        counts, limit = self.counts, self.counts.max_queued
+        if limit is not None and counts.waiting() >= limit:
+            free = self._count_free()
+            waiting = counts.waiting() - free
+            if waiting >= limit:
+                busy = Busy(len(counts.running()) + free, waiting)
+                raise_busy("limited", self.threads.name, self.limit, busy, counts)
+        counts.add(entry)
+        # (In a full view it waits for another job of the view, and not for a worker.)
+        if counts.waiting() <= self.limit - len(counts.running()):
+            self.threads.refuse_if_busy(1)
+
+    def _count_free(self) -> int:
+        """Under the lock of the counts: how many workers would begin with a job of this at once."""
         pool, counts = self.threads, self.counts
         others = pool.load(without=self)
         running = len(counts.running())
@@ -263,7 +275,7 @@ class CountingViewLimiter(ViewLimiter, Counting):
             pool.max_workers - others.running - others.waiting - running,
             pool.max_threads - others.occupied - others.waiting - len(counts.occupied()),
         )
-        return counts.waiting(), max(0, free)
+        return max(0, free)
 
     def turns(self) -> set[Any]:
         return self._active.copy()
@@ -301,20 +313,7 @@ class CountingViewLimiter(ViewLimiter, Counting):
         self.counts.mark_away(False)
 
     def _take_turn(self, put: Callable[[Job], None], job: Job | None = None) -> None:
-        if job is not None:
-            is_entitled = holding(self.counts.lock, self._has_turn_to_spare)
-            put = self.threads.put_entitled if is_entitled else self.threads.put_turn
-        super()._take_turn(put, job)
-
-    def _has_turn_to_spare(self) -> bool:
-        """Whether turns look for a job just now, or do so before they end: for all that waits."""
-        turns = [turn for turn in self._active.copy() if turn.thread]
-        return len(turns) - sum(self._has_job(turn) for turn in turns) >= len(self._waiting)
-
-    def _has_job(self, turn: _Turn) -> bool:
-        """Under the lock of the counts."""
-        entry = self.counts.begun.get(turn.thread)
-        return entry is not None and not entry.is_over()
+        super()._take_turn(put if job is None else self.threads.put_turn, job)
 
     def start_afresh(self) -> None:
         self.counts.lock = self.threads.counts.lock
