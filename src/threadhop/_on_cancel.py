@@ -38,7 +38,7 @@ class on_cancel:  # noqa: N801 - reads like a keyword
     task. Where nobody can be cancelled, in a script or a thread of your own, nothing happens.
 
     Args:
-        callback: A plain function: ``connection.cancel`` (psycopg), ``process.kill``,
+        callback: A plain function: ``connection.cancel_safe`` (psycopg), ``process.kill``,
             ``partial(sock.shutdown, SHUT_RDWR)``.
         args: Its arguments.
 
