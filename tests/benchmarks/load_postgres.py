@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -56,7 +58,7 @@ def serve(url: str, threads: int) -> None:
     async def lifespan(app: Any) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = threads
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads))
-        print(server.config.port, flush=True)
+        print(listener.getsockname()[1], flush=True)
         yield
 
     app = FastAPI(lifespan=lifespan)
@@ -83,17 +85,20 @@ def serve(url: str, threads: int) -> None:
         async with threadpool(pool):
             return query()
 
-    config = uvicorn.Config(
-        app, port=8765, log_level="warning", access_log=False, backlog=1024, loop="uvloop"
-    )
-    server = uvicorn.Server(config)
-    server.run()
+    # It listens at once: who comes before the server has started waits. IPPROTO_TCP is named since
+    # asyncio sets TCP_NODELAY only where it is.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1024)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, loop="uvloop")
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 class Seen(NamedTuple):
-    """Of one round; times in milliseconds."""
+    """Of one round; times in milliseconds. *cpu* is what a request costs the server's process."""
 
     rate: float
+    cpu: float
     p50: float
     p99: float
 
@@ -101,17 +106,26 @@ class Seen(NamedTuple):
 UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
 
-def load(address: str, seconds: float) -> Seen:
+def cpu_of(process: subprocess.Popen[str]) -> float:
+    """In milliseconds, of all its threads. On Linux."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") * 1000
+
+
+def load(server: subprocess.Popen[str], address: str, seconds: float) -> Seen:
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:.0f}s", "--latency", address]
+    before = cpu_of(server)
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    spent = cpu_of(server) - before
     assert "Non-2xx" not in text, text
+    answered = int(re.findall(r"(\d+) requests in", text)[0])
     rate = float(re.findall(r"Requests/sec:\s+([\d.]+)", text)[0])
     times = dict(re.findall(r"^\s+(\d\d)%\s+(\S+)", text, re.MULTILINE))
     p50, p99 = (
         float(re.sub("[a-z]", "", time)) * UNITS[re.sub(r"[\d.]", "", time)]
         for time in (times["50"], times["99"])
     )
-    return Seen(rate, p50, p99)
+    return Seen(rate, spent / answered, p50, p99)
 
 
 def measure(url: str, threads: int, rounds: int, seconds: float) -> dict[str, list[Seen]]:
@@ -121,27 +135,33 @@ def measure(url: str, threads: int, rounds: int, seconds: float) -> dict[str, li
         try:
             assert server.stdout is not None
             port = int(server.stdout.readline())
-            for way in WAYS:
-                load(f"http://127.0.0.1:{port}/{way}", 1)  # It warms up.
+            for way in WAYS:  # It warms up.
+                load(server, f"http://127.0.0.1:{port}/{way}", 1)
             for _ in range(rounds):
                 for way in WAYS:
-                    seen[way].append(load(f"http://127.0.0.1:{port}/{way}", seconds))
+                    seen[way].append(load(server, f"http://127.0.0.1:{port}/{way}", seconds))
         finally:
             server.terminate()
     return seen
 
 
 def table(seen: dict[str, list[Seen]]) -> str:
-    lines = ["| handler | requests/s | ratio | p50 | p99 |", "|---|---|---|---|---|"]
-    middle = {
-        way: Seen(*map(statistics.median, zip(*rounds, strict=True)))
-        for way, rounds in seen.items()
-    }
-    for way, (rate, p50, p99) in middle.items():
-        ratio = rate / middle["to_thread"].rate
-        cells = (WAYS[way], f"{rate:.0f}", f"{ratio:.2f}", f"{p50:.0f} ms", f"{p99:.0f} ms")
+    titles = ("handler", "requests/s, ratio", "processor time of the server, ratio", "p50", "p99")
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for way, rounds in seen.items():
+        # Round by round: what else the machine does changes from one to the next.
+        pairs = list(zip(rounds, seen["to_thread"], strict=True))
+        cells = (
+            WAYS[way],
+            f"{statistics.median(mine.rate / other.rate for mine, other in pairs):.2f}",
+            f"{statistics.median(mine.cpu / other.cpu for mine, other in pairs):.2f}",
+            f"{statistics.median(mine.p50 for mine in rounds):.0f} ms",
+            f"{statistics.median(mine.p99 for mine in rounds):.0f} ms",
+        )
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rate = statistics.median(mine.rate for mine in seen["to_thread"])
+    cpu = statistics.median(mine.cpu for mine in seen["to_thread"])
+    return "\n".join([*lines, "", f"1.00 is {rate:.0f} requests/s, and {cpu:.2f} ms each."])
 
 
 def main() -> None:

@@ -56,7 +56,8 @@ def cancellable_to_the_commit(session):
 async def skip(*arguments):
     pass
 
-example.cancellable, example.check_leaving = cancellable_to_the_commit, skip
+example.cancellable = cancellable_to_the_commit
+example.check_many = example.check_leaving = skip
         """,
         "WRONG: a commit was interrupted",
     ),
