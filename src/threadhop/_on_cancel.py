@@ -47,7 +47,7 @@ class on_cancel:  # noqa: N801 - reads like a keyword
     The ``with`` does not end before a callback that was called.
 
     Cancelled before the ``with``: it calls *callback* at its entry, and waits for it; so *callback*
-    must not wait for the body. A ``check_cancelled()`` before the call that blocks ends the body there.
+    must not wait for the body. A ``check_cancelled()`` before the call that blocks ends the body.
 
     Raises:
         TypeError: at the call, if *callback* is not callable.

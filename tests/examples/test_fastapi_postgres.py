@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.examples import Example
@@ -84,11 +85,24 @@ def test_the_selftest_fails_when(spoilt: str) -> None:
     EXAMPLE.check_that_it_fails(SPOILT.format(spoil=spoil), message)
 
 
+BLOCKS = re.findall(r"^```py\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
 def test_the_page_shows_what_the_selftest_proves() -> None:
-    """Word for word: its blocks are parts of the example."""
+    """Word for word, but for the imports, of which the self-test needs more."""
     source = Path(EXAMPLE.path).read_text("utf-8")
-    blocks = re.findall(r"^```py\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 2
-    for block in blocks:
-        for part in block.strip("\n").split("\n\n\n"):
-            assert part in source
+    parts = [part for block in BLOCKS for part in block.strip("\n").split("\n\n")]
+    shown = [part for part in parts if not part.startswith(("import ", "from "))]
+    assert len(shown) > 10
+    assert [part for part in shown if part not in source] == []
+
+
+@needs_packages
+@pytest.mark.libraries
+def test_the_blocks_of_the_page_import_what_they_need() -> None:
+    """Put together they are the application."""
+    names: dict[str, Any] = {"__name__": "application"}
+    exec("\n\n".join(BLOCKS), names)
+    assert {"/transfers", "/deposits"} <= set(names["app"].openapi()["paths"])
+    # The modules that are looked up when a request comes.
+    assert {"anyio", "asyncio", "os", "threading"} <= set(names)
