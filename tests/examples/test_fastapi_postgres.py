@@ -24,7 +24,6 @@ needs_postgresql = pytest.mark.skipif(find_programs() is None, reason=REASON)
 #: The self-test with a service that is spoilt.
 SPOILT = """
 import asyncio, contextlib, functools, os, uvloop
-example.PATIENCE = 3
 {spoil}
 with example.postgresql() as url:
     os.environ["DATABASE_URL"] = url.replace("postgresql", "postgresql+psycopg", 1)
