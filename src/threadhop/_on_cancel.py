@@ -38,7 +38,7 @@ class on_cancel:  # noqa: N801 - reads like a keyword
     task. Where nobody can be cancelled, in a script or a thread of your own, nothing happens.
 
     Args:
-        callback: A plain function: ``connection.cancel`` (psycopg), ``process.kill``,
+        callback: A plain function: ``connection.cancel_safe`` (psycopg), ``process.kill``,
             ``partial(sock.shutdown, SHUT_RDWR)``.
         args: Its arguments.
 
@@ -46,8 +46,8 @@ class on_cancel:  # noqa: N801 - reads like a keyword
     worker's, so it may block. It sees a copy of the context variables. An error of it is logged.
     The ``with`` does not end before a callback that was called.
 
-    Cancelled before the ``with``: it calls *callback* at its entry, and waits for it. A
-    ``check_cancelled()`` before the call that blocks ends the body there.
+    Cancelled before the ``with``: it calls *callback* at its entry, and waits for it; so *callback*
+    must not wait for the body. A ``check_cancelled()`` before the call that blocks ends the body.
 
     Raises:
         TypeError: at the call, if *callback* is not callable.
