@@ -241,9 +241,11 @@ class CountingThreads(Threads, Counting):
         limit = self.counts.max_queued
         if limit is None:
             return
-        # (Jobs of views and their turns: twice as many at most.)
-        most = self.counts.waiting() + sum(view.counts.waiting() for view in self._known_views())
-        if most - counted < limit:
+        # More than really wait: a job of a view, and the turn that it has taken here.
+        most = self.counts.waiting() - counted
+        if self.counting_views:
+            most += sum(view.counts.waiting() for view in self._known_views())
+        if most < limit:
             return
         load = self.load()
         free = max(0, min(self.max_workers - load.running, self.max_threads - load.occupied))
