@@ -23,6 +23,7 @@ from threadhop import (
     eventloop,
     exec_in_executor,
     exec_in_executor_threading_future,
+    iterate_in_executor,
     threadpool,
 )
 from threadhop._pool._limits import Counts
@@ -401,13 +402,21 @@ def test_a_view_in_a_full_pool_may_be_used_again_and_again(
 # what does not count
 
 
-@kinds
-@pytest.mark.parametrize("how", ["future", "call", "block", "thread's call"])
+class Pool(WorkerPool):
+    """It gets its blocks and calls by ``submit``."""
+
+
+@pytest.mark.parametrize("kind", ["pool", "view", "view of a pool with a limit", "subclass"])
+@pytest.mark.parametrize("how", ["future", "call", "block", "iterator", "thread's call"])
 def test_a_job_that_is_cancelled_while_it_waits_makes_room_at_once(
     loops: LoopKind, kind: str, how: str
 ) -> None:
     async def block(executor: Any) -> None:
         async with threadpool(executor):
+            pass
+
+    async def iterate(executor: Any) -> None:
+        async for _ in iterate_in_executor(executor, ()):
             pass
 
     def make(executor: Any) -> Any:
@@ -417,10 +426,15 @@ def test_a_job_that_is_cancelled_while_it_waits_makes_room_at_once(
             return exec_in_executor(executor, int)
         if how == "block":
             return asyncio.ensure_future(block(executor))
+        if how == "iterator":
+            return asyncio.ensure_future(iterate(executor))
         return exec_in_executor_threading_future(executor, int)
 
     async def main() -> None:
-        pool, executor = one_worker(kind, 1)
+        if kind == "subclass":
+            pool = executor = Pool(1, max_queued=1)
+        else:
+            pool, executor = one_worker(kind, 1)
         with pool:
             with busy(pool):
                 for _ in range(3):
@@ -430,7 +444,7 @@ def test_a_job_that_is_cancelled_while_it_waits_makes_room_at_once(
                     with pytest.raises(PoolBusy):
                         executor.submit(int)
                     job.cancel()
-                    if how == "block":
+                    if how in ("block", "iterator"):
                         await asyncio.wait([job])
                     assert job.cancelled()
                 last = executor.submit(int)

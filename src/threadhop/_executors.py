@@ -21,7 +21,6 @@ from itertools import compress
 from types import FunctionType
 from typing import Any, Protocol
 
-from ._away import COMPENSATES
 from ._errors import DROPPED, report
 from ._pool import WorkerPool
 from ._pool._limited_view import LimitedView
@@ -118,8 +117,8 @@ def withdraw(job: Job) -> None:
 
     A pool that limits how many jobs wait need not wait for a worker to pass this one.
     """
-    executor: Any = job.executor
-    if type(executor) in COMPENSATES:
+    executor = job.executor
+    if isinstance(executor, (WorkerPool, LimitedView)):  # A subclass, too.
         executor.withdraw(job)
 
 

@@ -47,11 +47,13 @@ class PoolBusy(RuntimeError):  # noqa: N818 - it says what is the case, as queue
 class Entry:
     """A job that is counted: what the worker gets."""
 
-    __slots__ = ("__weakref__", "_owner", "has_begun", "is_away", "job")
+    __slots__ = ("__weakref__", "_owner", "has_begun", "is_away", "job", "key")
 
     def __init__(self, owner: Counting, job: Job) -> None:
         self._owner = owner
         self.job = job
+        #: By that it is withdrawn.
+        self.key: object = job
         #: Written by the worker, under the lock of the counts.
         self.has_begun = False
         #: Whether the worker is away. Written by it.
@@ -81,7 +83,7 @@ class Entry:
 
     def withdraw(self) -> None:
         """In any thread: the job was cancelled, and does not count any more."""
-        self._owner.withdraw(self.job)
+        self._owner.withdraw(self.key)
 
 
 class Busy(NamedTuple):
@@ -109,13 +111,13 @@ class Counts:
         #: That of a pool is its views', too. An RLock for the same reasons as that of ``Permits``.
         self.lock = lock or threading.RLock()
         # Guarded by the lock.
-        #: All that wait or run.
-        self.entries: dict[Job, Entry] = {}
+        #: All that wait or run, by their keys.
+        self.entries: dict[object, Entry] = {}
         #: Those that run, by thread. They are among the entries.
         self.begun: dict[int, Entry] = {}
 
     def add(self, entry: Entry) -> None:
-        self.entries[entry.job] = entry
+        self.entries[entry.key] = entry
 
     def waiting(self) -> int:
         return len(self.entries) - len(self.begun)
@@ -137,7 +139,7 @@ class Counts:
         """In the worker."""
         with self.lock:
             # A job that was withdrawn is not counted: it only returns.
-            if self.entries.get(entry.job) is entry:
+            if self.entries.get(entry.key) is entry:
                 # First that: ``end`` then takes it out, should another thread raise something here.
                 self.begun[get_ident()] = entry
                 entry.has_begun = True
@@ -147,17 +149,17 @@ class Counts:
         with self.lock:
             here = get_ident()
             if self.begun.get(here) is entry:
-                del self.begun[here], self.entries[entry.job]
+                del self.begun[here], self.entries[entry.key]
 
-    def withdraw(self, job: Job) -> Entry | None:
-        """Count *job* no more, unless it has begun. Returns its entry if it was counted."""
-        return holding(self.lock, self._withdraw, job)
+    def withdraw(self, key: object) -> Entry | None:
+        """Count it no more, unless it has begun. Returns its entry if it was counted."""
+        return holding(self.lock, self._withdraw, key)
 
-    def _withdraw(self, job: Job) -> Entry | None:
-        entry = self.entries.get(job)
+    def _withdraw(self, key: object) -> Entry | None:
+        entry = self.entries.get(key)
         if entry is None or entry.has_begun:
             return None
-        return self.entries.pop(job)
+        return self.entries.pop(key)
 
     def mark_away(self, is_away: bool) -> None:
         """In the worker."""
@@ -170,7 +172,7 @@ class Counts:
         here = get_ident()
         entry = self.begun.get(here)
         self.begun = {} if entry is None else {here: entry}
-        self.entries = {} if entry is None else {entry.job: entry}
+        self.entries = {} if entry is None else {entry.key: entry}
 
 
 class Counting:
@@ -184,7 +186,7 @@ class Counting:
         """Of a view: the jobs by which it is done in its pool."""
         raise NotImplementedError
 
-    def withdraw(self, job: Job) -> None:
+    def withdraw(self, key: object) -> None:
         raise NotImplementedError
 
 
@@ -220,7 +222,7 @@ class CountingThreads(Threads, Counting):
                 count(entry)
             super().put(entry)
         except BaseException:
-            self.withdraw(job)
+            self.withdraw(entry.key)
             raise
 
     def _admit(self, entry: Entry) -> None:
@@ -239,9 +241,11 @@ class CountingThreads(Threads, Counting):
         limit = self.counts.max_queued
         if limit is None:
             return
-        # (Jobs of views and their turns: twice as many at most.)
-        most = self.counts.waiting() + sum(view.counts.waiting() for view in self._known_views())
-        if most - counted < limit:
+        # More than really wait: a job of a view, and the turn that it has taken here.
+        most = self.counts.waiting() - counted
+        if self.counting_views:
+            most += sum(view.counts.waiting() for view in self._known_views())
+        if most < limit:
             return
         load = self.load()
         free = max(0, min(self.max_workers - load.running, self.max_threads - load.occupied))
@@ -267,8 +271,8 @@ class CountingThreads(Threads, Counting):
             counts.add(entry)
         super().queue_again(entry)
 
-    def withdraw(self, job: Job) -> None:
-        self.counts.withdraw(job)
+    def withdraw(self, key: object) -> None:
+        self.counts.withdraw(key)
 
     def away(self) -> None:
         self.counts.mark_away(True)
@@ -306,7 +310,7 @@ class CountingThreads(Threads, Counting):
 def make_entry(owner: Counting, job: Job) -> Entry:
     entry = Entry(owner, job)
     if isinstance(job, WorkItem):
-        job.note_entry(entry)
+        entry.key = job.note_entry(entry)
     return entry
 
 

@@ -103,8 +103,8 @@ class Threads(Permits):
         """In the worker that has begun *job*, and looks for a job next: do it later."""
         self.waiting.append(job)
 
-    def withdraw(self, job: Job) -> None:
-        """In any thread: *job* was cancelled. A worker passes it, for it has been claimed."""
+    def withdraw(self, key: object) -> None:
+        """In any thread: the job was cancelled. A worker passes it, for it has been claimed."""
 
     def _add_worker(self, job: Job | None = None) -> None:
         """Get one more worker for the jobs that wait, if a permit is free.

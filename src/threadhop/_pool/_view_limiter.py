@@ -109,8 +109,8 @@ class ViewLimiter:
         self._active.add(turn)
         return True
 
-    def withdraw(self, job: Job) -> None:
-        """In any thread: *job* was cancelled before a worker had it."""
+    def withdraw(self, key: object) -> None:
+        """In any thread: the job was cancelled before a worker had it."""
 
     def serves(self, thread: int) -> bool:
         return any(turn.thread == thread for turn in self._active.copy())
@@ -248,7 +248,7 @@ class CountingViewLimiter(ViewLimiter, Counting):
             holding(self.counts.lock, self._admit, entry)
             super().put(entry)
         except BaseException:
-            self.counts.withdraw(job)
+            self.counts.withdraw(entry.key)
             raise
 
     def _admit(self, entry: Entry) -> None:
@@ -280,8 +280,8 @@ class CountingViewLimiter(ViewLimiter, Counting):
     def turns(self) -> set[Any]:
         return self._active.copy()
 
-    def withdraw(self, job: Job) -> None:
-        entry = self.counts.withdraw(job)
+    def withdraw(self, key: object) -> None:
+        entry = self.counts.withdraw(key)
         if entry is None:
             return
         with contextlib.suppress(ValueError, IndexError):  # A worker has it, and passes it.

@@ -90,9 +90,13 @@ class WorkItem:
     def is_over(self) -> bool:
         return self._fn is None
 
-    def note_entry(self, entry: Withdrawable) -> None:
-        """A pool counts it: its future tells that when it is cancelled."""
+    def note_entry(self, entry: Withdrawable) -> object:
+        """A pool counts it: its future tells that when it is cancelled.
+
+        Returns by what else it may be withdrawn: a block, for one, that came by ``submit``.
+        """
         self._future.entry = ref(entry)
+        return self._fn if hasattr(type(self._fn), "call_submit") else self
 
     def fail(self, error: BaseException | str | None) -> bool:
         """Without an error of the pool the future is cancelled."""
