@@ -15,8 +15,7 @@ executor at most.
 
 Push and pop cannot come apart from the move: the coroutine prepares the new stack, and the driver
 at the target puts it in place (``arrive``) before it resumes the coroutine. If the switch fails,
-the coroutine goes on where it was, with the stack that it had. ``_traps`` has what the coroutine
-does then.
+the coroutine goes on where it was, with the stack that it had (``_traps``).
 
 One thread touches a strand: the one that drives the coroutine. The hand-over (a lock, a queue,
 ``call_soon_threadsafe``) passes everything on, so no field needs a lock; a field that other threads
@@ -46,7 +45,7 @@ from ._entries import (
     may_be_left,
     split,
 )
-from ._errors import LOOP_CLOSED, LOOP_STOPPED, TASK_LEFT, warn
+from ._errors import LOOP_CLOSED, LOOP_STOPPED, TASK_LEFT, report, warn
 from ._interface import Loop, LoopSuspension, Suspension
 from ._outcome import Outcome
 from ._traps import enter, leave, need_frames, stay
@@ -210,8 +209,7 @@ class Strand:
     def _must_meet_again(self, error: BaseException, entry: Entry) -> bool:
         """Whether *error*, which leaves a loop part, is the task's own cancellation.
 
-        Swallowed on the worker, it is raised again at the exit of the block. (One that is swallowed
-        within the loop part belongs to the await that raised it, and does not come here.)
+        Swallowed on the worker, it is raised again at the exit of the block.
         """
         return (
             self.loop.is_cancellation(error)
@@ -284,8 +282,7 @@ class Strand:
         if job.stray is not None:
             problem, job.stray = job.stray, None
         self.arrive(job)
-        # (Known without an assert: the task is away, and its variables were loaded.)
-        coro: Any = self.coro
+        coro: Any = self.coro  # (Known without an assert: the task is away.)
         worker: Any = variables.worker
         outcome = worker.context.run(step, coro, self, problem)
         del coro
@@ -293,24 +290,28 @@ class Strand:
             self._end_in_worker(outcome)
             return False
         target, entries = self.target, self.new_entries
-        waits = entries is None  # The task enters something, and comes back after that.
-        if entries:
-            waits = job in jobs_of(entries)
+        # What enters something comes back after that.
+        waits = job in jobs_of(entries) if entries else entries is None
         if waits:
             job.prepare_to_park(None if target is None else target.executor)
         elif job.holders is not None:
             job.holders.discard(self)
         # From here on the next driver may have the task, before the call returns.
-        if target is None:
-            suspension: Any = self.suspension
-            self.coro = None
-            if waits:
-                self.task_has_ended = suspension.watch_task()
-            suspension.resume()
-        elif self.worker_suspension is not None:
-            self.worker_suspension.resume()
-        else:
-            target.request_worker()
+        try:
+            if target is None:
+                suspension: Any = self.suspension
+                self.coro = None
+                if waits:
+                    self.task_has_ended = suspension.watch_task()
+                suspension.resume()
+            elif self.worker_suspension is not None:
+                self.worker_suspension.resume()
+            else:
+                target.request_worker()
+        except BaseException:
+            if not waits:
+                raise
+            report("Exception while a task left its worker")  # It may come back all the same.
         return waits
 
     def _end_in_worker(self, outcome: Outcome) -> None:
