@@ -1,8 +1,8 @@
 """A strand: one task's chain of awaits, and the threads that it runs on.
 
 The whole technique is one act, a *switch*: the coroutine names the place where it wants to go on
-and suspends itself, chain and all. Its driver at that moment (the loop's Task, or a worker in
-``drive``) hands it over to that place, which drives it from then on::
+and suspends itself. Its driver at that moment (the loop's Task, or a worker in ``drive``) hands it
+over to that place, which drives it from then on::
 
     loop    Task.step() ──> yield ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─> Task.step()
                               │ leave_loop                   ▲
@@ -17,13 +17,14 @@ Push and pop cannot come apart from the move: the coroutine prepares the new sta
 at the target puts it in place (``arrive``) before it resumes the coroutine. If the switch fails,
 the coroutine goes on where it was, with the stack that it had (``_traps``).
 
-One thread touches a strand: the one that drives the coroutine. The hand-over (a lock, a queue,
-``call_soon_threadsafe``) passes everything on, so no field needs a lock; a field that other threads
-touch says so. After a hand-over a driver does not look at the strand again.
+One thread touches a strand: the one that drives the coroutine. The hand-over passes everything on,
+so no field needs a lock; a field that other threads touch says so. After a hand-over a driver does
+not look at the strand again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
@@ -55,8 +56,7 @@ from ._variables import TaskVariables
 class Strand:
     """One task, whatever thread it is on."""
 
-    # Many may wait for a worker at once, so the fields of all are in slots. The fields that few
-    # ever write are in the ``__dict__``, which does not exist before that.
+    # Many may wait at once. The fields that few ever write are in the ``__dict__``.
     __slots__ = (
         "__dict__",
         "coro",
@@ -85,8 +85,7 @@ class Strand:
     token: CancelToken
     variables: TaskVariables
 
-    # The switch, from the coroutine that wants it to the driver that makes it.
-    #: Where to go on,
+    #: The switch, from the coroutine to the driver that makes it: where to go on,
     target: BlockJob | None
     #: what to enter there; None to leave something,
     entering: object
@@ -172,10 +171,9 @@ class Strand:
     def leave(
         self, manager: object, error: BaseException | None, frame: FrameType | None = None
     ) -> Coroutine[Any, Any, None]:
-        """Return what pops the entry of *manager*, whose body ended with *error*.
+        """Return what pops the entry of *manager*, whose body ended with *error*, and goes back.
 
-        The task goes to where that entry was made. May be repeated before it is awaited. *frame* is
-        where *manager* is left, if it may be entered more than once.
+        May be repeated before it is awaited. *frame*: where *manager* is left, if it is shared.
         """
         entries, here = self.entries, self.job
         if entries[-1].manager is not manager or frame is not None:
@@ -262,8 +260,7 @@ class Strand:
     def arrive(self, job: BlockJob | None) -> None:
         """By the driver at *job*, before it resumes the coroutine: the move is made.
 
-        Nothing in here can fail half-way, and it may be repeated. If the switch failed, *job* is
-        where the task was, and nothing is pushed or popped.
+        It may be repeated. If the switch failed, *job* is where the task was: nothing is pushed.
         """
         if self.target is job:
             entries = self.new_entries
@@ -282,7 +279,7 @@ class Strand:
         if job.stray is not None:
             problem, job.stray = job.stray, None
         self.arrive(job)
-        coro: Any = self.coro  # (Known without an assert: the task is away.)
+        coro: Any = self.coro
         worker: Any = variables.worker
         outcome = worker.context.run(step, coro, self, problem)
         del coro
@@ -309,9 +306,12 @@ class Strand:
             else:
                 target.request_worker()
         except BaseException:
+            if target is None:  # It may have been posted, and is not hurt by another time.
+                with contextlib.suppress(Exception):
+                    suspension.resume()
             if not waits:
                 raise
-            report("Exception while a task left its worker")  # It may come back all the same.
+            report("Exception while a task left its worker, which waits for it")
         return waits
 
     def _end_in_worker(self, outcome: Outcome) -> None:

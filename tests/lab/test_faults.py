@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import itertools
 import logging
 import os
 import re
@@ -212,55 +213,51 @@ def test_a_thread_that_cannot_start_is_an_error(
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.usefixtures("expect_loop_errors")
 def test_a_loop_that_cannot_be_woken_for_a_moment_loses_nobody(
-    pool: ThreadPoolExecutor, state: str, times: int, monkeypatch: pytest.MonkeyPatch
+    pool: ThreadPoolExecutor, state: str, times: int
 ) -> None:
     """Each call of it in turn raises, once or several times."""
-    index, came = 0, True
-    while came:
-        came = False
-        calls = 0
-
-        async def main() -> None:
-            nonlocal came
-            loop, others = asyncio.get_running_loop(), []
-
-            async def other() -> None:
-                async with threadpool(idle):
-                    pass
-
-            async def post_again_and_again() -> None:
-                while True:
-                    others.append(asyncio.ensure_future(other()))
-                    await asyncio.sleep(0.001)
-
-            def refusing(plain: Callable[..., object]) -> Callable[..., object]:
-                def wake(*args: Any, **kwargs: Any) -> object:
-                    nonlocal calls, came
-                    # (The loop itself writes to its own eventfd, which has room.)
-                    if threading.current_thread() is threading.main_thread():
-                        return plain(*args, **kwargs)
-                    calls += 1
-                    if index < calls <= index + times:
-                        came = True
-                        raise RuntimeError("no memory")
-                    return plain(*args, **kwargs)
-
-                return wake
-
-            with WorkerPool(1) as idle, on_its_way(pool) as way, monkeypatch.context() as patch:
-                patch.setattr(_eventfd, "write", refusing(_eventfd.write))
-                patch.setattr(loop, "call_soon_threadsafe", refusing(loop.call_soon_threadsafe))
-                # The next one that is posted brings them all.
-                posting = asyncio.ensure_future(post_again_and_again())
-                task = await bring(way, state)
-                way.go()
-                await asyncio.wait({task}, timeout=LIMIT)
-                posting.cancel()
-                assert task.exception() is None or "no memory" in str(task.exception())
-
-        asyncio.run(asyncio.wait_for(main(), LIMIT))
+    index = 0
+    while asyncio.run(asyncio.wait_for(_with_refusals(pool, state, index, times), LIMIT)):
         are_whole(pool)
         index += 1
+    are_whole(pool)
+
+
+async def _with_refusals(pool: ThreadPoolExecutor, state: str, index: int, times: int) -> bool:
+    """Whether there were calls enough."""
+    loop, calls, others = asyncio.get_running_loop(), itertools.count(), set()
+
+    def refusing(plain: Callable[..., object]) -> Callable[..., object]:
+        def wake(*args: Any, **kwargs: Any) -> object:
+            # (The loop itself writes to its own eventfd, which has room.)
+            is_worker = threading.current_thread() is not threading.main_thread()
+            if is_worker and index <= next(calls) < index + times:
+                raise RuntimeError("no memory")
+            return plain(*args, **kwargs)
+
+        return wake
+
+    async def other() -> None:
+        async with threadpool(idle):
+            pass
+
+    async def post_again_and_again() -> None:
+        while True:
+            others.add(asyncio.ensure_future(other()))
+            await asyncio.sleep(0.001)
+
+    with WorkerPool(1) as idle, on_its_way(pool) as way, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_eventfd, "write", refusing(_eventfd.write))
+        patch.setattr(loop, "call_soon_threadsafe", refusing(loop.call_soon_threadsafe))
+        # The next one that is posted brings them all.
+        posting = asyncio.ensure_future(post_again_and_again())
+        task = await bring(way, state)
+        way.go()
+        await asyncio.wait({task}, timeout=LIMIT)
+        posting.cancel()
+        assert task.exception() is None or "no memory" in str(task.exception())
+    # (The calls of the others come and go.)
+    return index < 6
 
 
 @pytest.mark.skipif(not hasattr(ctypes, "pythonapi"), reason="PyPy has another way to raise there")
