@@ -24,8 +24,8 @@ from lab.worlds import AnyioOnTrioWorld, AnyioWorld, TrioWorld, World, anyio
 
 import threadhop
 
-#: How many programs run at once.
-AT_ONCE = 12
+#: How many programs run at once: far more than there are workers.
+AT_ONCE = 24
 
 KINDS: dict[str, tuple[LoopKind, type[World]]] = {kind.name: (kind, World) for kind in LOOPS}
 if TRIO is not None:

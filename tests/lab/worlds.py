@@ -40,7 +40,7 @@ except ImportError:
 
 SIZES = {"default": 3, "stock": 3, "pool": 2, "view": 2}
 #: More than there are tasks: a limit on threads is a circle among blocks of blocks.
-THREADS = 200
+THREADS = 500
 
 
 class World:
