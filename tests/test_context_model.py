@@ -1,8 +1,8 @@
-"""Random programs of blocks, loop parts and context variables, against a model of them.
+"""Random programs of blocks, loop parts and context variables, also where tasks share a Context.
 
-The model is one dict: a task sees its variables the same everywhere. Where another task shares its
-Context nothing so simple holds. There the same program must have the same course when each variable
-is looked at, as when the look is left out because nothing has changed.
+A task sees its variables the same everywhere (``lab/`` tests that, too). Where another task shares
+its Context nothing so simple holds. There the same program must have the same course when each
+variable is looked at, as when the look is left out because nothing has changed.
 """
 
 from __future__ import annotations
@@ -222,14 +222,6 @@ def courses(
         }
 
     return loops.run(main, timeout=60)
-
-
-@pytest.mark.timeout(150)
-@pytest.mark.parametrize("programs", [100, pytest.param(5_000, marks=pytest.mark.storm)])
-def test_a_task_sees_its_variables_the_same_everywhere(
-    loops: LoopKind, pools: dict[str, Executor], programs: int
-) -> None:
-    courses(loops, pools, range(programs), is_shared=False)
 
 
 @pytest.mark.parametrize("is_shared", [False, True], ids=["alone", "shared"])

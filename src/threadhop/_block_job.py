@@ -233,18 +233,18 @@ class BlockJob:
     def _park(self, strand: AnyStrand) -> AnyStrand | None:
         """Wait for a task that wants to go on here. None if there never will be one.
 
-        No frame of this thread refers to the coroutine now, so the garbage collector can still
-        close one that everybody forgot.
+        No frame of this thread refers to the coroutine now: the garbage collector may close it.
         """
         inbox = self._inbox
         assert inbox is not None, "made before the task left"
         self.parked_at, self.has_complained = monotonic(), False
-        _away.mark_away(self, self._towards)
         try:
             arrived: list[WorkerSuspension | None] = []
             taker = object()  # Another one for each parking.
-            for _ in range(STRAYS):
+            for strays in range(STRAYS):
                 try:
+                    if not strays:
+                        _away.mark_away(self, self._towards)
                     return self._wait(strand, inbox, arrived, taker)
                 except BaseException as exc:
                     self.stray = exc  # From outside: the task must find its worker all the same.

@@ -1,8 +1,8 @@
 """A strand: one task's chain of awaits, and the threads that it runs on.
 
 The whole technique is one act, a *switch*: the coroutine names the place where it wants to go on
-and suspends itself, chain and all. Its driver at that moment (the loop's Task, or a worker in
-``drive``) hands it over to that place, which drives it from then on::
+and suspends itself. Its driver at that moment (the loop's Task, or a worker in ``drive``) hands it
+over to that place, which drives it from then on::
 
     loop    Task.step() ──> yield ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─> Task.step()
                               │ leave_loop                   ▲
@@ -15,16 +15,16 @@ executor at most.
 
 Push and pop cannot come apart from the move: the coroutine prepares the new stack, and the driver
 at the target puts it in place (``arrive``) before it resumes the coroutine. If the switch fails,
-the coroutine goes on where it was, with the stack that it had. ``_traps`` has what the coroutine
-does then.
+the coroutine goes on where it was, with the stack that it had (``_traps``).
 
-One thread touches a strand: the one that drives the coroutine. The hand-over (a lock, a queue,
-``call_soon_threadsafe``) passes everything on, so no field needs a lock; a field that other threads
-touch says so. After a hand-over a driver does not look at the strand again.
+One thread touches a strand: the one that drives the coroutine. The hand-over passes everything on,
+so no field needs a lock; a field that other threads touch says so. After a hand-over a driver does
+not look at the strand again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
@@ -46,7 +46,7 @@ from ._entries import (
     may_be_left,
     split,
 )
-from ._errors import LOOP_CLOSED, LOOP_STOPPED, TASK_LEFT, warn
+from ._errors import LOOP_CLOSED, LOOP_STOPPED, TASK_LEFT, report, warn
 from ._interface import Loop, LoopSuspension, Suspension
 from ._outcome import Outcome
 from ._traps import enter, leave, need_frames, stay
@@ -56,8 +56,7 @@ from ._variables import TaskVariables
 class Strand:
     """One task, whatever thread it is on."""
 
-    # Many may wait for a worker at once, so the fields of all are in slots. The fields that few
-    # ever write are in the ``__dict__``, which does not exist before that.
+    # Many may wait at once. The fields that few ever write are in the ``__dict__``.
     __slots__ = (
         "__dict__",
         "coro",
@@ -86,8 +85,7 @@ class Strand:
     token: CancelToken
     variables: TaskVariables
 
-    # The switch, from the coroutine that wants it to the driver that makes it.
-    #: Where to go on,
+    #: The switch, from the coroutine to the driver that makes it: where to go on,
     target: BlockJob | None
     #: what to enter there; None to leave something,
     entering: object
@@ -173,10 +171,9 @@ class Strand:
     def leave(
         self, manager: object, error: BaseException | None, frame: FrameType | None = None
     ) -> Coroutine[Any, Any, None]:
-        """Return what pops the entry of *manager*, whose body ended with *error*.
+        """Return what pops the entry of *manager*, whose body ended with *error*, and goes back.
 
-        The task goes to where that entry was made. May be repeated before it is awaited. *frame* is
-        where *manager* is left, if it may be entered more than once.
+        May be repeated before it is awaited. *frame*: where *manager* is left, if it is shared.
         """
         entries, here = self.entries, self.job
         if entries[-1].manager is not manager or frame is not None:
@@ -210,8 +207,7 @@ class Strand:
     def _must_meet_again(self, error: BaseException, entry: Entry) -> bool:
         """Whether *error*, which leaves a loop part, is the task's own cancellation.
 
-        Swallowed on the worker, it is raised again at the exit of the block. (One that is swallowed
-        within the loop part belongs to the await that raised it, and does not come here.)
+        Swallowed on the worker, it is raised again at the exit of the block.
         """
         return (
             self.loop.is_cancellation(error)
@@ -264,8 +260,7 @@ class Strand:
     def arrive(self, job: BlockJob | None) -> None:
         """By the driver at *job*, before it resumes the coroutine: the move is made.
 
-        Nothing in here can fail half-way, and it may be repeated. If the switch failed, *job* is
-        where the task was, and nothing is pushed or popped.
+        It may be repeated. If the switch failed, *job* is where the task was: nothing is pushed.
         """
         if self.target is job:
             entries = self.new_entries
@@ -284,7 +279,6 @@ class Strand:
         if job.stray is not None:
             problem, job.stray = job.stray, None
         self.arrive(job)
-        # (Known without an assert: the task is away, and its variables were loaded.)
         coro: Any = self.coro
         worker: Any = variables.worker
         outcome = worker.context.run(step, coro, self, problem)
@@ -293,24 +287,31 @@ class Strand:
             self._end_in_worker(outcome)
             return False
         target, entries = self.target, self.new_entries
-        waits = entries is None  # The task enters something, and comes back after that.
-        if entries:
-            waits = job in jobs_of(entries)
+        # What enters something comes back after that.
+        waits = job in jobs_of(entries) if entries else entries is None
         if waits:
             job.prepare_to_park(None if target is None else target.executor)
         elif job.holders is not None:
             job.holders.discard(self)
         # From here on the next driver may have the task, before the call returns.
-        if target is None:
-            suspension: Any = self.suspension
-            self.coro = None
-            if waits:
-                self.task_has_ended = suspension.watch_task()
-            suspension.resume()
-        elif self.worker_suspension is not None:
-            self.worker_suspension.resume()
-        else:
-            target.request_worker()
+        try:
+            if target is None:
+                suspension: Any = self.suspension
+                self.coro = None
+                if waits:
+                    self.task_has_ended = suspension.watch_task()
+                suspension.resume()
+            elif self.worker_suspension is not None:
+                self.worker_suspension.resume()
+            else:
+                target.request_worker()
+        except BaseException:
+            if target is None:  # It may have been posted, and is not hurt by another time.
+                with contextlib.suppress(Exception):
+                    suspension.resume()
+            if not waits:
+                raise
+            report("Exception while a task left its worker, which waits for it")
         return waits
 
     def _end_in_worker(self, outcome: Outcome) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import gc
+import queue
 import threading
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from typing import Any
@@ -17,6 +18,7 @@ from helpers.steps import LIMIT, Gate, busy, until, wait_until
 from threadhop import (
     AsyncExecutor,
     WorkerPool,
+    _job,
     check_cancelled,
     eventloop,
     exec_in_eventloop,
@@ -27,6 +29,7 @@ from threadhop import (
 )
 
 trio: Any = pytest.importorskip("trio")
+_trio_calls: Any = pytest.importorskip("threadhop._loops._trio_calls")
 
 var = contextvars.ContextVar("var", default="unset")
 
@@ -100,6 +103,43 @@ async def test_a_coroutine_is_cancelled_with_the_task(executor: Executor) -> Non
                 exec_in_eventloop(trio.sleep, 0)
             assert exec_in_eventloop(on_loop_thread)  # a plain function goes through
     assert scope.cancelled_caught
+
+
+class LateCall(_trio_calls.TrioCall):
+    """The worker goes on before the task of the block waits again."""
+
+    __slots__ = ()
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        call = self
+        done = threading.Event()
+
+        class Ended(queue.SimpleQueue[Any]):
+            def put(self, item: Any, *args: Any) -> None:
+                super().put(item)
+                assert done.wait(LIMIT)
+
+        call._ended = Ended()
+        call._caller.done = done
+
+
+@on_trio
+async def test_what_a_call_cancels_the_worker_knows_when_that_returns(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_trio_calls, "TrioCall", LateCall)
+    is_known = False
+    with trio.CancelScope() as scope:
+        async with threadpool(executor):
+            exec_in_eventloop(scope.cancel)
+            try:
+                check_cancelled()
+            except trio.Cancelled:
+                is_known = True
+            _job.current.slot.job.strand.done.set()
+    assert scope.cancelled_caught
+    assert is_known
 
 
 @on_trio

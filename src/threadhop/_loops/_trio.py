@@ -22,7 +22,7 @@ from ._entry_queue import EntryQueue, Posted
 from ._trio_calls import from_thread_run_on_trio
 from ._trio_futures import TrioFuture, run_on_own_trio
 from ._trio_suspension import Departures, TrioSuspension
-from ._trio_traps import lowlevel, message_to_trio, trio, trio_cancelled
+from ._trio_traps import is_cancelled, lowlevel, message_to_trio, trio, trio_cancelled
 
 #: The kind of future by which a task waits for a call.
 Future = TrioFuture
@@ -62,13 +62,8 @@ def current_coroutine() -> Any:
 
 def raise_pending_cancellation() -> None:
     """In a task of trio: what the next checkpoint would raise."""
-    if _is_cancelled():
+    if is_cancelled():
         raise trio_cancelled()
-
-
-def _is_cancelled() -> bool:
-    """In a task of trio."""
-    return bool(trio.current_effective_deadline() == -float("inf"))
 
 
 class TrioLoop(EntryQueue, Loop):
@@ -172,7 +167,7 @@ class TrioLoop(EntryQueue, Loop):
         return error
 
     def count_cancels(self) -> int:
-        return int(_is_cancelled())
+        return int(is_cancelled())
 
     def checkpoint(self) -> Awaitable[Any]:
         return lowlevel.checkpoint()  # type: ignore[no-any-return]

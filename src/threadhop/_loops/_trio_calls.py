@@ -21,7 +21,15 @@ from .._strand import Strand
 from .._variables import Tokens
 from ._from_thread import FromThreadCall, from_thread_run
 from ._trio_futures import TrioFuture
-from ._trio_traps import lowlevel, message_to_trio, pause, run_instead, trio
+from ._trio_traps import (
+    is_cancelled,
+    lowlevel,
+    message_to_trio,
+    pause,
+    run_instead,
+    trio,
+    trio_cancelled,
+)
 
 
 def _call(func: Callable[[], Any]) -> Any:
@@ -30,6 +38,10 @@ def _call(func: Callable[[], Any]) -> Any:
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
+
+
+def _raise_cancelled() -> None:
+    raise trio_cancelled()
 
 
 # The code of the user may be interrupted by Ctrl+C, what surrounds it may not.
@@ -91,6 +103,10 @@ class TrioCall(FromThreadCall):
         ended = await self._make()
         task.coro, task.context, self._loop.strands[task] = coro, context, strand
         suspension.hosted = self._strand = None
+        # What was cancelled meanwhile trio tells when this task waits again: the worker may be
+        # further by then.
+        if is_cancelled():
+            suspension.note_cancel(self._caller, _raise_cancelled)
         for entry in self.waiting:
             self._loop.deliver_soon(entry)
         message = message_to_trio(suspension)

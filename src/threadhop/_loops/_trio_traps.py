@@ -17,6 +17,7 @@ from .._outcome import Outcome
 
 __all__ = (
     "end_with",
+    "is_cancelled",
     "lowlevel",
     "message_to_trio",
     "pause",
@@ -71,6 +72,11 @@ async def end_with(ended: Outcome) -> Any:
         return ended.result()
     finally:
         del ended  # The error refers to this frame.
+
+
+def is_cancelled() -> bool:
+    """In a task of trio."""
+    return bool(trio.current_effective_deadline() == -float("inf"))
 
 
 def trio_cancelled() -> BaseException:

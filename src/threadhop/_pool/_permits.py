@@ -27,7 +27,8 @@ intruder causes a worker too many at worst, which then yields its permit.
 A KeyboardInterrupt can hit a thread that puts, never a worker. So a thread that wakes does nothing
 but wake, in one step of the interpreter, and each worker counts itself. Threads that are not
 workers take the lock by ``holding``: from Python 3.14 on ``with lock:`` may be hit after the lock
-was acquired, and not release it.
+was acquired, and not release it. So does a worker within its job, where an exception from outside
+is met by the body. Between two jobs a worker that one hits gives the lock back (``let_go``).
 """
 
 from __future__ import annotations
@@ -99,23 +100,27 @@ class Permits:
 
     def _release(self) -> None:
         """The body goes away. The caller looks for a job after this."""
-        with self._lock:
-            self._away.append(None)
-            self._held.pop()
+        holding(self._lock, self._note_away)
+
+    def _note_away(self) -> None:
+        self._away.append(None)
+        self._held.pop()
 
     def back(self) -> None:
         """The body has come back, and goes on at once. Another worker yields its permit for it."""
-        with self._lock:
-            self._away.pop()
-            self._held.append(None)
-            if len(self._held) > self.max_workers:
-                try:
-                    gate = self._idle.pop()
-                except IndexError:
-                    return  # The next worker that ends a job yields.
-                self._without_permit.add(gate)
-                self._spare.append(gate)
-                self._held.pop()
+        holding(self._lock, self._note_back)
+
+    def _note_back(self) -> None:
+        self._away.pop()
+        self._held.append(None)
+        if len(self._held) > self.max_workers:
+            try:
+                gate = self._idle.pop()
+            except IndexError:
+                return  # The next worker that ends a job yields.
+            self._without_permit.add(gate)
+            self._spare.append(gate)
+            self._held.pop()
 
     # In a worker, between two jobs.
 
@@ -158,6 +163,13 @@ def holding(lock: Any, func: Callable[..., T], /, *args: Any) -> T:
         return func(*args)
     finally:
         if held:
+            lock.release()
+
+
+def let_go(lock: Any) -> None:
+    """Release the RLock *lock*, if this thread has it."""
+    with contextlib.suppress(RuntimeError):
+        while True:
             lock.release()
 
 

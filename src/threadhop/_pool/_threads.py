@@ -27,7 +27,7 @@ from weakref import WeakSet
 from .. import _lifetime
 from .._away import Place
 from .._errors import DROPPED, NO_JOIN, POOL_ENDED, report
-from ._permits import Gate, Permits, drain, fail_all, holding, log
+from ._permits import Gate, Permits, drain, fail_all, holding, let_go, log
 from ._thread import WorkerThread
 from ._work_item import Job, View
 
@@ -284,6 +284,7 @@ class Threads(Permits):
             except BaseException:
                 # Another thread has raised it here (``PyThreadState_SetAsyncExc``), and it met no
                 # job. The worker goes on, with another gate.
+                let_go(self._lock)
                 report("Exception in an idle worker", log)
             if threading.current_thread() not in self._threads:
                 return

@@ -218,15 +218,13 @@ class ViewLimiter:
         return True
 
     def away(self) -> None:
-        with self._lock:
-            self._away.append(None)
+        holding(self._lock, self._away.append, None)
         if self._waiting:
             self._take_turn(self.threads.requeue)
         self.threads.away()
 
     def back(self) -> None:
-        with self._lock:
-            self._away.pop()
+        holding(self._lock, self._away.pop)
         self.threads.back()
 
 
