@@ -272,12 +272,12 @@ class IteratorJob:
             return
         if self.claimed is not None or self.__dict__.setdefault("claimed", thread) is not thread:
             return
-        self.since = time.monotonic()
-        if self.loop.is_closed():
-            self._let_go()
-            self.abandon()
-            return
         try:
+            self.since = time.monotonic()
+            if self.loop.is_closed():
+                self._let_go()
+                self.abandon()
+                return
             error, is_error_of_close = self._run(current.slot)
         except BaseException as exc:  # From outside, between two lines of ours.
             error, is_error_of_close = exc, False
