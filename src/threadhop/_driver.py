@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from ._callables import name_of
+from ._errors import CANNOT_AWAIT
 from ._outcome import Outcome
 
 # The links of an await chain: the frame of a coroutine, generator or async generator, and the
@@ -59,11 +60,7 @@ def step(
 
 def _refuse(coro: Coroutine[Any, Any, Any], awaited: Any, count: int) -> Any:
     """Have the await of *awaited* raise where it stands. Returns what *coro* yields next."""
-    error = RuntimeError(
-        f"cannot await at {where_suspended(coro)}: the body of 'async with threadpool()' runs on "
-        "a worker thread, where no event loop can resume it. Await in a part of the body that goes "
-        "back to the loop: async with eventloop():"
-    )
+    error = RuntimeError(CANNOT_AWAIT.format(where=where_suspended(coro)))
     try:
         if _can_throw(coro) or count > BY_ITSELF:
             _take_back(awaited)

@@ -21,6 +21,11 @@ def report(text: str, logger: logging.Logger = log) -> None:
         logger.critical(text, exc_info=sys.exc_info(), stacklevel=2)
 
 
+CANNOT_AWAIT = (
+    "cannot await at {where}: the body of 'async with threadpool()' runs on a worker thread, where "
+    "no event loop can resume it. Await in a part of the body that goes back to the loop: async "
+    "with eventloop():"
+)
 NO_LOOP = (
     "'async with threadpool()' needs a running event loop, and there is none in this thread. "
     "Run the coroutine in a task of a loop: asyncio.run(main()), or trio.run(main)"
