@@ -39,60 +39,55 @@ TOKEN = re.compile(
 )
 
 
+#: What was taken along: the path in the repository of each page below ``repository/``.
+taken: dict[str, str] = {}
+
+
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Take along what is linked outside of ``docs/``, and list all pages for the navigation."""
     pages = list(files.documentation_pages())
-    taken: dict[str, File] = {}
+    taken.clear()
     queue = list(ALWAYS)
     for page in pages:
         queue += _outside_of_docs(f"docs/{page.src_uri}", page.content_string)
     while queue:
         path = queue.pop()
-        if path in taken or not (ROOT / path).exists():  # MkDocs warns of what is not there.
+        uri = _uri_of(path)
+        if uri in taken or not (ROOT / path).exists():  # MkDocs warns of what is not there.
             continue
+        taken[uri] = path
         text = _text_of(path)
         queue += _outside_of_docs(_as_if_at(path), text)
-        taken[path] = File.generated(config, _uri_of(path), content=text)
-        files.append(taken[path])
-    config.nav = _navigation(pages, taken)
+        files.append(File.generated(config, uri, content=text))
+    config.nav = _navigation(pages)
     return files
 
 
-def on_page_markdown(markdown: str, *, page: Page, files: Files, **_: Any) -> str:
+def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     """Let the links of the page lead to where the site has their targets."""
     uri = page.file.src_uri
-    origins = {_uri_of(path): _as_if_at(path) for path in _paths_taken(files)}
-    origin = origins.get(uri, f"docs/{uri}")
-    here = posixpath.dirname(uri)
+    origin = _as_if_at(taken[uri]) if uri in taken else f"docs/{uri}"
+    folder = posixpath.dirname(uri) or "."
 
     def rewritten(token: re.Match[str]) -> str:
         if token["target"] is None:
             return token[0]
         path = _resolve(origin, token["target"])
-        if uri not in origins and path.startswith("docs/"):
+        if uri not in taken and path.startswith("docs/"):
             return token[0]
-        return f"]({posixpath.relpath(_uri_of(path), here or '.')}{token['anchor'] or ''})"
+        # The lines of a program (#L10) have no anchors here.
+        anchor = (token["anchor"] or "") if path.endswith(".md") else ""
+        return f"]({posixpath.relpath(_uri_of(path), folder)}{anchor})"
 
     return TOKEN.sub(rewritten, markdown)
 
 
-def _paths_taken(files: Files) -> Iterator[str]:
-    for file in files:
-        if file.src_uri.startswith("repository/"):
-            yield _TAKEN[file.src_uri]
-
-
-#: The path in the repository of each page below ``repository/``.
-_TAKEN: dict[str, str] = {}
-
-
 def _uri_of(path: str) -> str:
-    """Where the site has the file (or folder) of the repository."""
+    """Where the site has the file, or folder, of the repository."""
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
-    uri = f"repository/{path.lower() if path.endswith('.md') else path + '.md'}"
-    _TAKEN[uri] = path
-    return uri
+    # In lower case: a README.md would be the index of its folder.
+    return f"repository/{path.lower() if path.endswith('.md') else path + '.md'}"
 
 
 def _as_if_at(path: str) -> str:
@@ -128,24 +123,27 @@ def _outside_of_docs(origin: str, text: str) -> Iterator[str]:
     return (path for path in _targets(origin, text) if not path.startswith(("docs/", "..")))
 
 
-def _navigation(pages: list[File], taken: dict[str, File]) -> list[dict[str, Any]]:
+def _navigation(pages: list[File]) -> list[Any]:
     """Folder by folder. In each the pages stand in the order in which the first page has them."""
     home = next(page for page in pages if page.src_uri == "README.md")
-    order = {
-        path: place for place, path in enumerate(_targets("docs/README.md", home.content_string))
-    }
+    linked = list(_targets("docs/README.md", home.content_string))
 
     def sort(uris: Iterable[str]) -> list[str]:
-        return sorted(uris, key=lambda uri: (order.get(f"docs/{uri}", len(order)), uri))
+        return sorted(uris, key=lambda uri: (_place_of(f"docs/{uri}", linked), uri))
 
-    nav: list[dict[str, Any]] = [{"Home": home.src_uri}]
+    nav: list[Any] = [{"Home": home.src_uri}]
     for folder, title in SECTIONS.items():
         found = sort(page.src_uri for page in pages if page.src_uri.startswith(f"{folder}/"))
         if found:
             nav.append({title: found})
     nav += sort(page.src_uri for page in pages if "/" not in page.src_uri and page is not home)
-    programs = sorted(path for path in taken if path.startswith("examples"))
-    nav.append({"Programs": [taken[path].src_uri for path in programs]})
-    rest = sorted(path for path in taken if path not in programs and path not in ALWAYS)
-    nav.append({"The repository": [taken[path].src_uri for path in (*ALWAYS, *rest)]})
+    always = [{Path(path).stem: _uri_of(path)} for path in ALWAYS]
+    others = sorted(uri for uri, path in taken.items() if path not in ALWAYS)
+    programs = [uri for uri in others if uri.startswith("repository/examples")]
+    nav.append({"Programs": programs})
+    nav.append({"The repository": [*always, *(uri for uri in others if uri not in programs)]})
     return nav
+
+
+def _place_of(path: str, linked: list[str]) -> int:
+    return linked.index(path) if path in linked else len(linked)
