@@ -119,7 +119,7 @@ class cancellation_guard:  # noqa: N801 - reads like a keyword
         return guarded
 
     async def __aenter__(self) -> None:
-        strand = current_strand()
+        strand = current_strand("cancellation_guard()")
         strand.guards += (
             _Guarded(
                 self, strand.count_cancels(), strand.token.count, strand.token.why is not None

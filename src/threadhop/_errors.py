@@ -27,7 +27,7 @@ CANNOT_AWAIT = (
     "with eventloop():"
 )
 NO_LOOP = (
-    "'async with threadpool()' needs a running event loop, and there is none in this thread. "
+    "{name} needs a running event loop, and there is none in this thread. "
     "Run the coroutine in a task of a loop: asyncio.run(main()), or trio.run(main)"
 )
 ALL_PARKED = (

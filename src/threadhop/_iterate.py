@@ -85,7 +85,13 @@ class ExecutorIterator(AsyncIterator[T_co], Generic[T_co]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._items.aclose()
+        try:
+            await self._items.aclose()
+        except RuntimeError:
+            # Up to 3.11 an async generator whose consumer is closed in ``__anext__`` runs for ever.
+            # Its worker sees that the consumer is gone.
+            if exc_type is not GeneratorExit:
+                raise
 
 
 @overload

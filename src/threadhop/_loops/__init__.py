@@ -101,24 +101,27 @@ def _is_in_task_of(loop: AbstractEventLoop) -> bool:
     return frame is None or any(caller is frame for caller in frames_up(sys._getframe(1)))
 
 
-def current_strand() -> Strand:
-    """The strand of the running task, wherever it runs; made if this is its first block."""
+def current_strand(name: str = "'async with threadpool()'") -> Strand:
+    """The strand of the running task, wherever it runs; made if this is its first block.
+
+    *name* is what the error calls the one that asks.
+    """
     job = job_here()
     if job is not None and job.strand is not None:
         strand: Strand = job.strand
         return strand
     loop = events._get_running_loop()
     if loop is None:
-        return _strand_without_asyncio()
+        return _strand_without_asyncio(name)
     # The usual case first, by the shortest way.
     found: Strand | None = getattr(asyncio.current_task(loop), STRAND, None)
     return _strand_of_current_task(loop) if found is None else found
 
 
-def _strand_without_asyncio() -> Strand:
+def _strand_without_asyncio(name: str) -> Strand:
     trio = trio_here()
     if trio is None:
-        raise RuntimeError(NO_LOOP)
+        raise RuntimeError(NO_LOOP.format(name=name))
     strand: Strand = trio.strand_of_current_task()
     return strand
 
