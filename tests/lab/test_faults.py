@@ -376,6 +376,7 @@ def test_a_loop_that_is_run_again_finds_the_task(pool: ThreadPoolExecutor, state
 
 @each("the loop is closed")
 @pytest.mark.usefixtures("expect_loop_errors")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # As below.
 def test_a_loop_that_is_closed_loses_the_task_and_no_worker(
     pool: ThreadPoolExecutor, state: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -413,7 +414,9 @@ way = Way(pool)
 def run_child(pool: type[ThreadPoolExecutor], source: str) -> list[str]:
     child = run_in_child(CHILD.format(pool=pool.__name__) + source, 12)
     assert child.returncode == 0, child.stdout + child.stderr
-    assert "Exception ignored" not in child.stderr, child.stderr
+    # (Python 3.11 cannot close a coroutine that awaits the next item of an async generator.)
+    if sys.version_info >= (3, 12):
+        assert "Exception ignored" not in child.stderr, child.stderr
     return child.stdout.splitlines()
 
 
