@@ -260,6 +260,33 @@ async def _with_refusals(pool: ThreadPoolExecutor, state: str, index: int, times
     return index < 6
 
 
+@pytest.mark.parametrize("state", ["body", "leaving", "coming back"])
+@pytest.mark.usefixtures("expect_loop_errors")
+def test_a_loop_that_cannot_be_woken_once_gets_the_task_although_nobody_else_posts(
+    pool: ThreadPoolExecutor, state: str
+) -> None:
+    async def main() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            task = await bring(way, state)
+            plain, refusals = _eventfd.write, [1]
+
+            def wake(number: int, count: int) -> None:
+                if refusals:
+                    refusals.pop()
+                    raise RuntimeError("no memory")
+                plain(number, count)
+
+            patch.setattr(_eventfd, "write", wake)
+            way.go()
+            await asyncio.wait({task}, timeout=LIMIT)
+        assert task.done()
+        assert task.result() == VALUE
+
+    with on_its_way(pool) as way:
+        asyncio.run(main())
+    are_whole(pool)
+
+
 @pytest.mark.skipif(not hasattr(ctypes, "pythonapi"), reason="PyPy has another way to raise there")
 @each("an exception from outside")
 @pytest.mark.usefixtures("expect_loop_errors")
@@ -280,10 +307,14 @@ def test_an_exception_from_outside_is_the_error_of_what_runs_there(
             with pytest.raises(StrayError):
                 task.result()
 
-    with on_its_way(pool) as way:
-        asyncio.run(main())
-    assert way.ends or state == "iterator closing"  # It was met before the end of the finally.
-    are_whole(pool)
+    # (Full, the worker comes back to its pool just then: now and then with a lock in its hand.)
+    for _ in range(20 if state == "iterator full" else 1):
+        with on_its_way(pool) as way:
+            asyncio.run(main())
+        assert way.ends or state == "iterator closing"  # It was met before the finally was over.
+        are_whole(pool)
+        assert pool.submit(int).result(LIMIT) == 0
+    assert not isinstance(pool, WorkerPool) or pool.statistics().away == 0  # Its lock is free.
 
 
 def _library() -> list[Any]:
