@@ -27,7 +27,7 @@ from helpers.steps import LIMIT
 from lab.states import STATES, VALUE, are_whole, bring, on_its_way
 
 import threadhop
-from threadhop import WorkerPool, _block_job, _iterator_job, threadpool
+from threadhop import WorkerPool, _block_job, _iterator_job, eventloop, threadpool
 from threadhop._loops import _eventfd
 
 TESTS = Path(__file__).parents[1]
@@ -435,7 +435,7 @@ import asyncio, os, sys
 sys.path[:0] = [{str(TESTS)!r}, {str(Path(threadhop.__file__).parents[1])!r}]
 from concurrent.futures import ThreadPoolExecutor
 from lab.states import VALUE, Way, are_whole, bring
-from threadhop import WorkerPool, _block_job, _iterator_job, threadpool
+from threadhop import WorkerPool, _block_job, _iterator_job, eventloop, threadpool
 _block_job.POLL = _iterator_job.POLL = 0.02
 pool = {{pool}}(1)
 way = Way(pool)
@@ -498,3 +498,23 @@ asyncio.run(main())
 are_whole(pool)
 """
     assert run_child(executor_class, source) == ["0", VALUE]
+
+
+def test_a_task_that_has_ended_in_a_loop_part_frees_its_worker_although_somebody_keeps_it(
+    pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def ends() -> None:
+        await threadpool(pool).__aenter__()
+        await eventloop().__aenter__()
+
+    async def main() -> None:
+        task = asyncio.ensure_future(ends())
+        await task
+        async with asyncio.timeout(LIMIT):
+            async with threadpool(pool):
+                pass
+        assert task.done()
+        assert any(__file__ in record.getMessage() for record in caplog.records)
+
+    asyncio.run(main())
+    are_whole(pool)
