@@ -55,6 +55,10 @@ class Figures:
             f"shutdowns {self.shutdowns:,}, losses {len(self.losses)}"
         )
 
+    def row(self) -> str:
+        numbers = (self.programs, self.operations, self.cancels, self.met, self.shutdowns)
+        return " | ".join(f"{number:,}" for number in (*numbers, len(self.losses)))
+
 
 def skips_of(kind: LoopKind, world: type[World]) -> frozenset[str]:
     """The steps that this kind of loop has not."""

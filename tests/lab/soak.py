@@ -3,10 +3,9 @@
     MALLOC_ARENA_MAX=1 PYTHONDEVMODE=1 PYTHONPATH=tests python -m lab.soak --minutes 2 --loop trio
 
 Each round has its own pools, so thousands of threads start. glibc gives threads arenas, which grow
-without end and hold nothing: hence the first variable. Printed are, at the end of the warm-up (the
-first quarter) and at the end: resident memory, open files, threads, and the objects of the library
-that a collection leaves. The exit status is 1 if memory has grown by more than one percent, or
-anything else at all.
+without end and hold nothing: hence the first variable. Printed are, half-way and at the end:
+resident memory, open files, threads, and the objects of the library that a collection leaves. The
+exit status is 1 if memory has grown by more than one percent, or anything else at all.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def soak(name: str, minutes: float, seed: int) -> tuple[str, bool]:
     sys.setswitchinterval(1e-6)
     figures, number = Figures(), 0
     begin = time.monotonic()
-    end, warm = begin + minutes * 60, begin + minutes * 15
+    end, warm = begin + minutes * 60, begin + minutes * 30
     first: list[Any] = []
     next_look = begin + PERIOD
     while time.monotonic() < end:
