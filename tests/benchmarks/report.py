@@ -229,6 +229,26 @@ def svg_of(reports: Sequence[Report]) -> str:
     return chart(TITLE, rows, scenes, series)
 
 
+#: What the chart of the README shows.
+FEW = ("block_pool", "call_pool", "to_thread", "anyio", "asgiref")
+
+
+def small_svg_of(report: Report) -> str:
+    """Return one panel with one bar each for FEW: one after another."""
+    kinds = {"base": "other"}
+    titles = report["titles"]
+    rows = [
+        Row(name, titles[name]["code"], kinds.get(titles[name]["kind"], titles[name]["kind"]))
+        for name in FEW
+    ]
+    bars = {}
+    for name in FEW:
+        ratio = report["contenders"][name]["sequential"]["ratio"]
+        bars[name] = (ratio["low"], ratio["median"], ratio["high"])
+    label = _short(report["surroundings"])
+    return chart(TITLE, rows, {"sequential": "one after another"}, [Series(label, {"sequential": bars})])
+
+
 def _short(where: dict[str, Any]) -> str:
     """Return the place in a few words, for the chart: what is as usual is left out."""
     gil, place = "" if where["gil"] else "GIL off, ", "pinned" if where["pinned"] else "free"
@@ -239,6 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Tables and a chart from files of hop_cost.py.")
     parser.add_argument("files", type=Path, nargs="+", metavar="JSON")
     parser.add_argument("--svg", type=Path, metavar="FILE", required=True, help="the chart")
+    parser.add_argument("--small", type=Path, metavar="FILE", help="the chart of the README")
     parser.add_argument("--markdown", type=Path, metavar="FILE", required=True, help="the page")
     options = parser.parse_args()
     reports = [json.loads(file.read_text(encoding="utf-8")) for file in options.files]
@@ -247,6 +268,8 @@ def main() -> None:
             sys.exit("the chart shows the scenes sequential and at_once: measure both")
     fill(options.markdown, reports, options.svg)
     options.svg.write_text(svg_of(reports), encoding="utf-8")
+    if options.small is not None:
+        options.small.write_text(small_svg_of(reports[-1]), encoding="utf-8")
 
 
 if __name__ == "__main__":
