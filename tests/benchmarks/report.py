@@ -246,7 +246,9 @@ def small_svg_of(report: Report) -> str:
         ratio = report["contenders"][name]["sequential"]["ratio"]
         bars[name] = (ratio["low"], ratio["median"], ratio["high"])
     label = _short(report["surroundings"])
-    return chart(TITLE, rows, {"sequential": "one after another"}, [Series(label, {"sequential": bars})])
+    return chart(
+        TITLE, rows, {"sequential": "one after another"}, [Series(label, {"sequential": bars})]
+    )
 
 
 def _short(where: dict[str, Any]) -> str:
