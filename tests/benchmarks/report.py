@@ -1,11 +1,13 @@
 """The tables and the chart of the page of the docs, from what the benchmark wrote:
 
     python tests/benchmarks/report.py 3.11.json 3.14.json \
-        --svg docs/explanation/performance.svg --markdown docs/explanation/performance.md
+        --svg docs/explanation/performance.svg --markdown docs/explanation/performance.md \
+        --small docs/explanation/trip.svg
 
 Each file is a run of `hop_cost.py --json FILE`: one for each Python, or placement, to be shown. In
 the page only what stands between `<!-- table begin -->` and `<!-- table end -->` is replaced, and
-what stands between `<!-- chart begin -->` and `<!-- chart end -->`.
+what stands between `<!-- chart begin -->` and `<!-- chart end -->`. The small chart is that of the
+README; it shows the last file.
 
 The tables show ratios, and tell the machine and the versions.
 """
@@ -229,26 +231,21 @@ def svg_of(reports: Sequence[Report]) -> str:
     return chart(TITLE, rows, scenes, series)
 
 
-#: What the chart of the README shows.
-FEW = ("block_pool", "call_pool", "to_thread", "anyio", "asgiref")
+#: What the chart of the README shows, from the cheapest kind of trip that we have to the others'.
+FEW = ("block_pool", "block", "call", "to_thread", "anyio")
 
 
 def small_svg_of(report: Report) -> str:
-    """Return one panel with one bar each for FEW: one after another."""
-    kinds = {"base": "other"}
-    titles = report["titles"]
+    """Return the chart of the README: one panel, one after another, and a bar for each of FEW."""
+    scene, titles = "sequential", report["titles"]
     rows = [
-        Row(name, titles[name]["code"], kinds.get(titles[name]["kind"], titles[name]["kind"]))
+        Row(name, titles[name]["code"], "ours" if titles[name]["kind"] == "ours" else "other")
         for name in FEW
     ]
-    bars = {}
-    for name in FEW:
-        ratio = report["contenders"][name]["sequential"]["ratio"]
-        bars[name] = (ratio["low"], ratio["median"], ratio["high"])
-    label = _short(report["surroundings"])
-    return chart(
-        TITLE, rows, {"sequential": "one after another"}, [Series(label, {"sequential": bars})]
-    )
+    ratios = {name: report["contenders"][name][scene]["ratio"] for name in FEW}
+    bars = {name: (r["low"], r["median"], r["high"]) for name, r in ratios.items()}
+    scenes = {scene: headings(report, report["contenders"])[scene]}
+    return chart(TITLE, rows, scenes, [Series(_short(report["surroundings"]), {scene: bars})])
 
 
 def _short(where: dict[str, Any]) -> str:
@@ -268,6 +265,8 @@ def main() -> None:
     for report in reports:
         if not {"sequential", "at_once"} <= headings(report, report["contenders"]).keys():
             sys.exit("the chart shows the scenes sequential and at_once: measure both")
+    if options.small is not None and (missing := set(FEW) - reports[-1]["contenders"].keys()):
+        sys.exit(f"the small chart shows {', '.join(sorted(missing))}, too: install and measure it")
     fill(options.markdown, reports, options.svg)
     options.svg.write_text(svg_of(reports), encoding="utf-8")
     if options.small is not None:
