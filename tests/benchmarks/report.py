@@ -7,7 +7,7 @@
 Each file is a run of `hop_cost.py --json FILE`: one for each Python, or placement, to be shown. In
 the page only what stands between `<!-- table begin -->` and `<!-- table end -->` is replaced, and
 what stands between `<!-- chart begin -->` and `<!-- chart end -->`. The small chart is that of the
-README; it shows the last file.
+README; it shows the last file that was measured pinned.
 
 The tables show ratios, and tell the machine and the versions.
 """
@@ -231,12 +231,18 @@ def svg_of(reports: Sequence[Report]) -> str:
     return chart(TITLE, rows, scenes, series)
 
 
-#: What the chart of the README shows, from the cheapest kind of trip that we have to the others'.
+#: What the chart of the README shows: ours first, then what they are compared to.
 FEW = ("block_pool", "block", "call", "to_thread", "anyio")
 
 
-def small_svg_of(report: Report) -> str:
-    """Return the chart of the README: one panel, one after another, and a bar for each of FEW."""
+def small_svg_of(reports: Sequence[Report]) -> str:
+    """Return the chart of the README: a bar for each of FEW, one after another, pinned."""
+    pinned = [report for report in reports if report["surroundings"]["pinned"]]
+    if not pinned:
+        sys.exit("the small chart shows a pinned run: measure with --pin")
+    report = pinned[-1]
+    if missing := set(FEW) - report["contenders"].keys():
+        sys.exit(f"the small chart shows {', '.join(sorted(missing))}, too: install and measure it")
     scene, titles = "sequential", report["titles"]
     rows = [
         Row(name, titles[name]["code"], "ours" if titles[name]["kind"] == "ours" else "other")
@@ -265,12 +271,11 @@ def main() -> None:
     for report in reports:
         if not {"sequential", "at_once"} <= headings(report, report["contenders"]).keys():
             sys.exit("the chart shows the scenes sequential and at_once: measure both")
-    if options.small is not None and (missing := set(FEW) - reports[-1]["contenders"].keys()):
-        sys.exit(f"the small chart shows {', '.join(sorted(missing))}, too: install and measure it")
+    small = "" if options.small is None else small_svg_of(reports)
     fill(options.markdown, reports, options.svg)
     options.svg.write_text(svg_of(reports), encoding="utf-8")
     if options.small is not None:
-        options.small.write_text(small_svg_of(reports[-1]), encoding="utf-8")
+        options.small.write_text(small, encoding="utf-8")
 
 
 if __name__ == "__main__":

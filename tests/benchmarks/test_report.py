@@ -242,10 +242,11 @@ def few_measured() -> dict[str, Any]:
     return report
 
 
-def test_the_small_chart_has_five_bars_of_the_last_run(tmp_path: Path) -> None:
+def test_the_small_chart_has_five_bars_of_the_last_pinned_run(tmp_path: Path) -> None:
     """One panel, one bar for each; the legend names no colour that is not there."""
     older = report_of("CPython 3.11.7")
-    child = tell(tmp_path, older, few_measured(), more=("--small", "small.svg"))
+    free = report_of("CPython 3.15.0", pinned=False, cpus=[0, 1])
+    child = tell(tmp_path, older, few_measured(), free, more=("--small", "small.svg"))
     assert (child.returncode, child.stdout, child.stderr) == (0, "", "")
 
     document = (tmp_path / "small.svg").read_text(encoding="utf-8")
@@ -256,17 +257,21 @@ def test_the_small_chart_has_five_bars_of_the_last_run(tmp_path: Path) -> None:
     ]
     assert {"one after another", "CPython 3.14.0, pinned", "threadhop", "others"} <= set(texts)
     assert not {"200 at once", "the least that is possible"} & set(texts)
-    assert "CPython 3.11.7" not in document
+    assert not {"CPython 3.11.7, pinned", "CPython 3.15.0, free"} & set(texts)
 
 
-def test_a_run_that_lacks_a_bar_of_the_small_chart_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lack", "told"), [("anyio", "shows anyio, too"), ("pin", "--pin")])
+def test_a_run_that_lacks_a_part_of_the_small_chart_is_refused(
+    tmp_path: Path, lack: str, told: str
+) -> None:
     """The error names what to measure; the page is kept."""
     report = few_measured()
-    del report["contenders"]["anyio"]
+    report["contenders"].pop(lack, None)
+    report["surroundings"]["pinned"] = lack != "pin"
     child = tell(tmp_path, report, more=("--small", "small.svg"))
 
     assert child.returncode == 1
-    assert "the small chart shows anyio" in child.stderr
+    assert told in child.stderr
     assert (tmp_path / "docs" / "page.md").read_text(encoding="utf-8") == PAGE
 
 
