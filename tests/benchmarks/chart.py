@@ -9,7 +9,7 @@ another mode.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
@@ -80,7 +80,7 @@ def chart(
         f"  <style>{STYLE}  </style>",
         '  <rect class="back" width="100%" height="100%" rx="6"/>',
         text(EDGE, 26, title, "head"),
-        *_legend(rows, series),
+        *_legend({row.kind for row in rows}, series),
     ]
     parts += [
         text(EDGE, HEAD + row_height * (index + 0.5) + 1, row.code, "code")
@@ -115,11 +115,10 @@ def _strength(number: int, count: int) -> float:
     return round(1 - 0.6 * (count - 1 - number) / max(count, 2), 2)
 
 
-def _legend(rows: Sequence[Row], series: Sequence[Series]) -> list[str]:
+def _legend(shown: Collection[str], series: Sequence[Series]) -> list[str]:
     parts = []
     kinds = [("ours", "threadhop"), ("other", "others"), ("floor", "the least that is possible")]
-    drawn = {row.kind for row in rows}
-    swatches = [(kind, 1.0, label) for kind, label in kinds if kind in drawn]
+    swatches = [(kind, 1.0, label) for kind, label in kinds if kind in shown]
     for row, entries in enumerate(
         (
             swatches,

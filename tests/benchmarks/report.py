@@ -1,11 +1,13 @@
 """The tables and the chart of the page of the docs, from what the benchmark wrote:
 
     python tests/benchmarks/report.py 3.11.json 3.14.json \
-        --svg docs/explanation/performance.svg --markdown docs/explanation/performance.md
+        --svg docs/explanation/performance.svg --markdown docs/explanation/performance.md \
+        --small docs/explanation/trip.svg
 
 Each file is a run of `hop_cost.py --json FILE`: one for each Python, or placement, to be shown. In
 the page only what stands between `<!-- table begin -->` and `<!-- table end -->` is replaced, and
-what stands between `<!-- chart begin -->` and `<!-- chart end -->`.
+what stands between `<!-- chart begin -->` and `<!-- chart end -->`. The small chart is that of the
+README; it shows the last file that was measured pinned.
 
 The tables show ratios, and tell the machine and the versions.
 """
@@ -229,26 +231,27 @@ def svg_of(reports: Sequence[Report]) -> str:
     return chart(TITLE, rows, scenes, series)
 
 
-#: What the chart of the README shows.
-FEW = ("block_pool", "call_pool", "to_thread", "anyio", "asgiref")
+#: What the chart of the README shows: ours first, then what they are compared to.
+FEW = ("block_pool", "block", "call", "to_thread", "anyio")
 
 
-def small_svg_of(report: Report) -> str:
-    """Return one panel with one bar each for FEW: one after another."""
-    kinds = {"base": "other"}
-    titles = report["titles"]
+def small_svg_of(reports: Sequence[Report]) -> str:
+    """Return the chart of the README: a bar for each of FEW, one after another, pinned."""
+    pinned = [report for report in reports if report["surroundings"]["pinned"]]
+    if not pinned:
+        sys.exit("the small chart shows a pinned run: measure with --pin")
+    report = pinned[-1]
+    if missing := set(FEW) - report["contenders"].keys():
+        sys.exit(f"the small chart shows {', '.join(sorted(missing))}, too: install and measure it")
+    scene, titles = "sequential", report["titles"]
     rows = [
-        Row(name, titles[name]["code"], kinds.get(titles[name]["kind"], titles[name]["kind"]))
+        Row(name, titles[name]["code"], "ours" if titles[name]["kind"] == "ours" else "other")
         for name in FEW
     ]
-    bars = {}
-    for name in FEW:
-        ratio = report["contenders"][name]["sequential"]["ratio"]
-        bars[name] = (ratio["low"], ratio["median"], ratio["high"])
-    label = _short(report["surroundings"])
-    return chart(
-        TITLE, rows, {"sequential": "one after another"}, [Series(label, {"sequential": bars})]
-    )
+    ratios = {name: report["contenders"][name][scene]["ratio"] for name in FEW}
+    bars = {name: (r["low"], r["median"], r["high"]) for name, r in ratios.items()}
+    scenes = {scene: headings(report, report["contenders"])[scene]}
+    return chart(TITLE, rows, scenes, [Series(_short(report["surroundings"]), {scene: bars})])
 
 
 def _short(where: dict[str, Any]) -> str:
@@ -268,10 +271,11 @@ def main() -> None:
     for report in reports:
         if not {"sequential", "at_once"} <= headings(report, report["contenders"]).keys():
             sys.exit("the chart shows the scenes sequential and at_once: measure both")
+    small = "" if options.small is None else small_svg_of(reports)
     fill(options.markdown, reports, options.svg)
     options.svg.write_text(svg_of(reports), encoding="utf-8")
     if options.small is not None:
-        options.small.write_text(small_svg_of(reports[-1]), encoding="utf-8")
+        options.small.write_text(small, encoding="utf-8")
 
 
 if __name__ == "__main__":

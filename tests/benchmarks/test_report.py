@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -77,7 +78,7 @@ def report_of(python: str = "CPython 3.14.0", **surroundings: Any) -> dict[str, 
 
 
 def tell(
-    folder: Path, *reports: dict[str, Any], page: str = PAGE
+    folder: Path, *reports: dict[str, Any], page: str = PAGE, more: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
     """Have report.py fill ``docs/page.md`` in *folder*, and draw ``chart.svg``."""
     names = [f"{number}.json" for number in range(len(reports))]
@@ -86,7 +87,7 @@ def tell(
     (folder / "docs").mkdir(exist_ok=True)
     (folder / "docs" / "page.md").write_text(page, encoding="utf-8")
     options = ("--svg", "chart.svg", "--markdown", "docs/page.md")
-    return run_program("report", *names, *options, cwd=folder)
+    return run_program("report", *names, *options, *more, cwd=folder)
 
 
 # --- limits -----------------------------------------------------------------------------------
@@ -224,6 +225,54 @@ def test_the_chart_is_xml_and_shows_each_contender_of_each_run(tmp_path: Path) -
     root = ET.fromstring(document)
     bars = [r for r in root.iter(f"{SVG}rect") if r.get("class") == "ours"]
     assert len(bars) == 2 * 2 + 1 + 2  # runs and scenes; the legend's colour, and its runs
+
+
+def few_measured() -> dict[str, Any]:
+    """Return a report with all that the small chart shows, and more."""
+    report = report_of()
+    report["titles"] |= {
+        "block_pool": {"code": "async with threadpool(worker_pool): ...", "kind": "ours"},
+        "call": {"code": "await exec_in_executor(executor, work)", "kind": "ours"},
+        "anyio": {"code": "await anyio.to_thread.run_sync(work)", "kind": "other"},
+        "floor": {"code": "floor: a queue", "kind": "floor"},
+    }
+    for number, name in enumerate(("block_pool", "call", "anyio", "floor")):
+        figure = dict.fromkeys(("low", "median", "high"), 0.41 + number / 10)
+        report["contenders"][name] = {s: {"ratio": figure} for s in ("sequential", "at_once")}
+    return report
+
+
+def test_the_small_chart_has_five_bars_of_the_last_pinned_run(tmp_path: Path) -> None:
+    """One panel, one bar for each; the legend names no colour that is not there."""
+    older = report_of("CPython 3.11.7")
+    free = report_of("CPython 3.15.0", pinned=False, cpus=[0, 1])
+    child = tell(tmp_path, older, few_measured(), free, more=("--small", "small.svg"))
+    assert (child.returncode, child.stdout, child.stderr) == (0, "", "")
+
+    document = (tmp_path / "small.svg").read_text(encoding="utf-8")
+    texts = texts_of(document)
+    assert [text for text in texts if re.fullmatch(r"\d\.\d\d", text)] == [
+        *("0.41", "0.81", "0.51"),  # blocks, a call
+        *("1.00", "0.61"),
+    ]
+    assert {"one after another", "CPython 3.14.0, pinned", "threadhop", "others"} <= set(texts)
+    assert not {"200 at once", "the least that is possible"} & set(texts)
+    assert not {"CPython 3.11.7, pinned", "CPython 3.15.0, free"} & set(texts)
+
+
+@pytest.mark.parametrize(("lack", "told"), [("anyio", "shows anyio, too"), ("pin", "--pin")])
+def test_a_run_that_lacks_a_part_of_the_small_chart_is_refused(
+    tmp_path: Path, lack: str, told: str
+) -> None:
+    """The error names what to measure; the page is kept."""
+    report = few_measured()
+    report["contenders"].pop(lack, None)
+    report["surroundings"]["pinned"] = lack != "pin"
+    child = tell(tmp_path, report, more=("--small", "small.svg"))
+
+    assert child.returncode == 1
+    assert told in child.stderr
+    assert (tmp_path / "docs" / "page.md").read_text(encoding="utf-8") == PAGE
 
 
 def test_the_chart_can_be_read_without_seeing_it() -> None:
