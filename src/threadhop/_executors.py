@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from ._errors import DROPPED, report
 from ._pool import WorkerPool
 from ._pool._limited_view import LimitedView
+from ._pool._permits import holding
 from ._pool._work_item import Job as WorkerJob
 
 #: Set by ``configure()``: the executor of blocks and calls that name none.
@@ -36,10 +37,14 @@ _shared: list[WorkerPool] = []
 
 def shared_pool() -> Executor:
     """The library's own, for those that have no other: it ends with the process."""
-    with _shared_pool_lock:
-        if not _shared:
-            _shared.append(WorkerPool(thread_name_prefix="threadhop"))
-        return _shared[0]
+    return holding(_shared_pool_lock, _make_shared_pool)
+
+
+def _make_shared_pool() -> Executor:
+    """Under the lock."""
+    if not _shared:
+        _shared.append(WorkerPool(thread_name_prefix="threadhop"))
+    return _shared[0]
 
 
 #: Executors of the standard library whose jobs leave this process, or its interpreter. They are

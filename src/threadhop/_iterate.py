@@ -90,7 +90,8 @@ class ExecutorIterator(AsyncIterator[T_co], Generic[T_co]):
         except RuntimeError:
             # Up to 3.11 an async generator whose consumer is closed in ``__anext__`` runs for ever.
             # Its worker sees that the consumer is gone.
-            if exc_type is not GeneratorExit:
+            items: Any = self._items
+            if exc_type is not GeneratorExit or not items.ag_running:
                 raise
 
 

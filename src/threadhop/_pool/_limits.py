@@ -137,19 +137,32 @@ class Counts:
 
     def begin(self, entry: Entry) -> None:
         """In the worker."""
-        with self.lock:
-            # A job that was withdrawn is not counted: it only returns.
-            if self.entries.get(entry.key) is entry:
-                # First that: ``end`` then takes it out, should another thread raise something here.
-                self.begun[get_ident()] = entry
-                entry.has_begun = True
+        holding(self.lock, self._begin, entry)
+
+    def _begin(self, entry: Entry) -> None:
+        """Under the lock."""
+        # A job that was withdrawn is not counted: it only returns.
+        if self.entries.get(entry.key) is entry:
+            # First that: ``end`` then takes it out, should another thread raise something here.
+            self.begun[get_ident()] = entry
+            entry.has_begun = True
 
     def end(self, entry: Entry) -> None:
         """In the worker. May be repeated."""
-        with self.lock:
-            here = get_ident()
-            if self.begun.get(here) is entry:
-                del self.begun[here], self.entries[entry.key]
+        holding(self.lock, self._end, entry)
+
+    def _end(self, entry: Entry) -> None:
+        """Under the lock."""
+        here = get_ident()
+        if self.begun.get(here) is entry:
+            del self.begun[here], self.entries[entry.key]
+
+    def replace(self, entry: Entry) -> None:
+        """Under the lock, in the worker: what it has begun ends, and *entry* waits."""
+        now = self.begun.get(get_ident())
+        if now is not None:
+            self._end(now)
+        self.add(entry)
 
     def withdraw(self, key: object) -> Entry | None:
         """Count it no more, unless it has begun. Returns its entry if it was counted."""
@@ -263,12 +276,8 @@ class CountingThreads(Threads, Counting):
         super().requeue(entry)
 
     def queue_again(self, job: Job) -> None:
-        counts, entry = self.counts, Entry(self, job)
-        with counts.lock:
-            now = counts.begun.get(get_ident())
-            if now is not None:
-                counts.end(now)
-            counts.add(entry)
+        entry = Entry(self, job)
+        holding(self.counts.lock, self.counts.replace, entry)
         super().queue_again(entry)
 
     def withdraw(self, key: object) -> None:

@@ -27,8 +27,7 @@ intruder causes a worker too many at worst, which then yields its permit.
 A KeyboardInterrupt can hit a thread that puts, never a worker. So a thread that wakes does nothing
 but wake, in one step of the interpreter, and each worker counts itself. Threads that are not
 workers take the lock by ``holding``: from Python 3.14 on ``with lock:`` may be hit after the lock
-was acquired, and not release it. So does a worker within its job, where an exception from outside
-is met by the body. Between two jobs a worker that one hits gives the lock back (``let_go``).
+was acquired, and not release it. So does a worker, for another thread may raise an exception there.
 """
 
 from __future__ import annotations
@@ -103,6 +102,7 @@ class Permits:
         holding(self._lock, self._note_away)
 
     def _note_away(self) -> None:
+        """Under the lock."""
         self._away.append(None)
         self._held.pop()
 
@@ -111,6 +111,7 @@ class Permits:
         holding(self._lock, self._note_back)
 
     def _note_back(self) -> None:
+        """Under the lock."""
         self._away.pop()
         self._held.append(None)
         if len(self._held) > self.max_workers:
@@ -126,36 +127,45 @@ class Permits:
 
     def _yield_permit(self, gate: Gate) -> bool:
         """Park without a permit, as too many are held. False if they are not any more."""
-        with self._lock:
-            if len(self._held) <= self.max_workers:
-                return False
-            self._held.pop()
-            self._without_permit.add(gate)
-            self._spare.append(gate)
-            return True
+        return holding(self._lock, self._park_among_the_spare, gate)
+
+    def _park_among_the_spare(self, gate: Gate) -> bool:
+        """Under the lock."""
+        if len(self._held) <= self.max_workers:
+            return False
+        self._held.pop()
+        self._without_permit.add(gate)
+        self._spare.append(gate)
+        return True
 
     def _cancel_park(self, gate: Gate) -> bool:
         """Be parked no more, with a permit. False if another thread wakes this worker just now."""
-        with self._lock:
+        return holding(self._lock, self._take_gate_back, gate)
+
+    def _take_gate_back(self, gate: Gate) -> bool:
+        """Under the lock."""
+        try:
+            self._idle.remove(gate)
+        except ValueError:
             try:
-                self._idle.remove(gate)
+                self._spare.remove(gate)
             except ValueError:
-                try:
-                    self._spare.remove(gate)
-                except ValueError:
-                    return False
-                self._acquire(gate)
-            return True
+                return False
+            self._note_permit(gate)
+        return True
 
     def _acquire(self, gate: Gate) -> None:
         """In a worker that was among the spare."""
-        with self._lock:
-            self._held.append(None)
-            self._without_permit.discard(gate)
+        holding(self._lock, self._note_permit, gate)
+
+    def _note_permit(self, gate: Gate) -> None:
+        """Under the lock."""
+        self._held.append(None)
+        self._without_permit.discard(gate)
 
 
 def holding(lock: Any, func: Callable[..., T], /, *args: Any) -> T:
-    """``with lock: return func(*args)``, safe from a KeyboardInterrupt."""
+    """``with lock: return func(*args)``, safe from what is raised here from outside."""
     held: list[bool] = []
     try:
         # All in one step of C.
@@ -163,13 +173,6 @@ def holding(lock: Any, func: Callable[..., T], /, *args: Any) -> T:
         return func(*args)
     finally:
         if held:
-            lock.release()
-
-
-def let_go(lock: Any) -> None:
-    """Release the RLock *lock*, if this thread has it."""
-    with contextlib.suppress(RuntimeError):
-        while True:
             lock.release()
 
 

@@ -27,7 +27,7 @@ from weakref import WeakSet
 from .. import _lifetime
 from .._away import Place
 from .._errors import DROPPED, NO_JOIN, POOL_ENDED, report
-from ._permits import Gate, Permits, drain, fail_all, holding, let_go, log
+from ._permits import Gate, Permits, drain, fail_all, holding, log
 from ._thread import WorkerThread
 from ._work_item import Job, View
 
@@ -284,7 +284,6 @@ class Threads(Permits):
             except BaseException:
                 # Another thread has raised it here (``PyThreadState_SetAsyncExc``), and it met no
                 # job. The worker goes on, with another gate.
-                let_go(self._lock)
                 report("Exception in an idle worker", log)
             if threading.current_thread() not in self._threads:
                 return
@@ -295,14 +294,13 @@ class Threads(Permits):
         """The initializer has failed."""
 
         def leave(dropped: list[Job]) -> None:
-            with self._lock:
-                self.make_refusal = self._broken
-                self._closing = True
-                self._drain_all(dropped)
-                self._held.pop()
-                self._unregister()
+            self.make_refusal = self._broken
+            self._closing = True
+            self._drain_all(dropped)
+            self._held.pop()
+            self._unregister()
 
-        fail_all(leave, self._broken)
+        fail_all(partial(holding, self._lock, leave), self._broken)
 
     def _serve(self, gate: Gate) -> None:
         waiting, idle, held, max_workers = self.waiting, self._idle, self._held, self.max_workers
@@ -343,14 +341,17 @@ class Threads(Permits):
 
     def _leave(self) -> bool:
         """Give up the permit and end. False if there is something to do after all."""
-        with self._lock:
-            self._held.pop()
-            # (If it was among the spare, the workers with permits see to the jobs.)
-            if self.waiting and len(self._held) < self.max_workers:
-                self._held.append(None)
-                return False
-            self._unregister()
-            return True
+        return holding(self._lock, self._leave_unless_needed)
+
+    def _leave_unless_needed(self) -> bool:
+        """Under the lock."""
+        self._held.pop()
+        # (If it was among the spare, the workers with permits see to the jobs.)
+        if self.waiting and len(self._held) < self.max_workers:
+            self._held.append(None)
+            return False
+        self._unregister()
+        return True
 
     def _unregister(self) -> None:
         """Under the lock, in the worker that leaves."""

@@ -168,11 +168,14 @@ class ViewLimiter:
     # In a worker, with a turn.
 
     def begin(self, turn: _Turn) -> bool:
-        with self._lock:
-            if turn not in self._active:
-                return False
-            turn.thread = get_ident()
-            return True
+        return holding(self._lock, self._begin_to_serve, turn)
+
+    def _begin_to_serve(self, turn: _Turn) -> bool:
+        """Under the lock."""
+        if turn not in self._active:
+            return False
+        turn.thread = get_ident()
+        return True
 
     def serve(self, turn: _Turn) -> None:
         threads, waiting = self.threads, self._waiting
@@ -210,9 +213,7 @@ class ViewLimiter:
 
     def _end_unless_needed(self, turn: _Turn) -> bool:
         """Under the lock. False if a job relies on *turn*: it came when the worker had looked."""
-        self._active.discard(turn)
-        if self._waiting and self._has_room():
-            self._active.add(turn)
+        if self._waiting and len(self._active) - 1 - len(self._away) < self.limit:
             return False
         self._end(turn)
         return True
