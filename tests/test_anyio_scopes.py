@@ -16,7 +16,7 @@ import pytest
 from helpers.child import STEPS, run_in_child
 from helpers.loops import LoopKind
 from helpers.places import OopsError, in_block_of, place
-from helpers.steps import LIMIT, Gate, HeldExecutor, busy, turns, until
+from helpers.steps import LIMIT, Gate, HeldExecutor, busy, turns, until, wait_until
 
 from threadhop import (
     AsyncExecutor,
@@ -433,7 +433,7 @@ def test_fail_after_raises_timeout_error_after_the_body(
             with anyio.fail_after(60) as scope:
                 async with threadpool(executor):
                     loop.call_soon_threadsafe(setattr, scope, "deadline", 0)
-                    time.sleep(0.02)
+                    wait_until(lambda: scope.cancel_called)
                     ended.append("body")
         assert cancelling() == 0
 
@@ -449,7 +449,7 @@ def test_only_the_scope_that_is_cancelled_ends(
             with anyio.move_on_after(0.01) as inner:
                 with anyio.move_on_after(60):
                     async with threadpool(executor):
-                        time.sleep(0.03)
+                        wait_until(lambda: inner.cancel_called)
             assert inner.cancelled_caught
             await in_block_of(executor)
             await anyio.sleep(0)
@@ -553,15 +553,15 @@ def test_timeouts_of_both_libraries_nest(current_task_loops: LoopKind, executor:
     async def main() -> None:
         with anyio.move_on_after(60) as scope:
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.01):
+                async with asyncio.timeout(0.01) as limit:
                     async with threadpool(executor):
-                        time.sleep(0.03)
+                        wait_until(limit.expired)
             assert cancelling() == 0
         assert not scope.cancel_called
         async with asyncio.timeout(60):
             with anyio.move_on_after(0.01) as scope:
                 async with threadpool(executor):
-                    time.sleep(0.03)
+                    wait_until(lambda: scope.cancel_called)
             assert scope.cancelled_caught
             assert cancelling() == 0
 
@@ -571,10 +571,10 @@ def test_timeouts_of_both_libraries_nest(current_task_loops: LoopKind, executor:
 def test_a_guard_within_the_scope_brings_it_back_and_one_around_it_is_quiet(
     current_task_loops: LoopKind, executor: Executor
 ) -> None:
-    async def swallows() -> None:
+    async def swallows(scope: anyio.CancelScope) -> None:
         try:
             async with threadpool(executor):
-                time.sleep(0.03)
+                wait_until(lambda: scope.cancel_called)
         except BaseException:
             pass
 
@@ -582,12 +582,12 @@ def test_a_guard_within_the_scope_brings_it_back_and_one_around_it_is_quiet(
         async with cancellation_guard():
             with anyio.move_on_after(0.01) as scope:
                 async with cancellation_guard():
-                    await swallows()
+                    await swallows(scope)
                 raise AssertionError("the guard is quiet")
             assert scope.cancelled_caught
             with anyio.move_on_after(0.01) as scope:
                 async with threadpool(executor):
-                    time.sleep(0.03)
+                    wait_until(lambda: scope.cancel_called)
             assert scope.cancelled_caught
 
     current_task_loops.run(main)
@@ -612,7 +612,7 @@ def test_it_holds_in_a_task_that_had_a_block_before_anyio_was_used() -> None:
     """What is loaded later is seen, too: here in the task that has loaded it."""
     child = run_in_child(
         """
-        import asyncio, time
+        import asyncio, threading
         from threadhop import threadpool
         import anyio
 
@@ -623,8 +623,10 @@ def test_it_holds_in_a_task_that_had_a_block_before_anyio_was_used() -> None:
             loop = asyncio.get_running_loop()
             with anyio.CancelScope() as scope:
                 async with threadpool():
+                    told = threading.Event()
                     loop.call_soon_threadsafe(scope.cancel)
-                    time.sleep(0.05)
+                    loop.call_soon_threadsafe(loop.call_later, 0.05, told.set)
+                    told.wait(8)
                     print(task.cancelling())
 
         async def run():

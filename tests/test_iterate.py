@@ -644,8 +644,9 @@ def test_a_time_limit_becomes_a_timeout_error(
 
     async def main() -> None:
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await collect(iterate_in_executor(executor, blocking))
+            async with asyncio.timeout(None) as limit:
+                async for _ in iterate_in_executor(executor, blocking):
+                    limit.reschedule(0)  # It has begun.
         assert len(blocking.closed) == 1
         assert await collect(iterate_in_executor(executor, [1])) == [1]
 

@@ -152,11 +152,12 @@ async def test_a_cancellation_in_a_loop_part_passes_the_worker_and_is_met_again(
     executor: Executor,
 ) -> None:
     steps = []
-    with trio.move_on_after(0.01) as scope:
+    with trio.CancelScope() as scope:
         async with threadpool(executor):
             worker = here()
             try:
                 async with eventloop():
+                    scope.cancel()
                     await trio.sleep_forever()
             except trio.Cancelled:
                 steps.append(here() == worker)

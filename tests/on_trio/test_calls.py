@@ -320,6 +320,7 @@ async def test_a_call_that_runs_is_waited_for_and_then_cancelled(
     steps: list[str] = []
 
     def work() -> int:
+        exec_in_eventloop(scope.cancel)
         with contextlib.suppress(trio.Cancelled):
             while True:
                 check_cancelled()
@@ -331,7 +332,7 @@ async def test_a_call_that_runs_is_waited_for_and_then_cancelled(
         return 1
 
     caught: list[BaseException] = []
-    with trio.move_on_after(0.01) as scope:
+    with trio.CancelScope() as scope:
         try:
             await AsyncExecutor(executor).run(work)
         except BaseException as error:
@@ -345,14 +346,16 @@ async def test_a_call_that_runs_is_waited_for_and_then_cancelled(
 @on_trio
 async def test_a_coroutine_on_a_worker_is_cancelled_with_the_call(executor: Executor) -> None:
     ended: list[bool] = []
+    home = trio.lowlevel.current_trio_token()
 
     async def wait() -> None:
         try:
+            home.run_sync_soon(scope.cancel)
             await trio.sleep_forever()
         finally:
             ended.append(on_worker())
 
-    with trio.move_on_after(0.05) as scope:
+    with trio.CancelScope() as scope:
         await AsyncExecutor(executor).run(wait)
     assert scope.cancelled_caught
     assert ended == [True]
@@ -400,11 +403,12 @@ async def test_a_task_that_waits_for_a_map_is_cancelled(one: ThreadPoolExecutor)
 
     def work(number: int) -> None:
         called.append(number)
+        exec_in_eventloop(scope.cancel)
         with contextlib.suppress(trio.Cancelled):
             while True:
                 check_cancelled()
 
-    with trio.move_on_after(0.01) as scope:
+    with trio.CancelScope() as scope:
         async with contextlib.aclosing(AsyncExecutor(one).map(work, range(100))) as results:
             async for _ in results:
                 pass
