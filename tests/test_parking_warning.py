@@ -17,6 +17,7 @@ from helpers.places import ended, start
 from helpers.steps import LIMIT, turns, until, wait_until
 
 from threadhop import eventloop, exec_in_eventloop, threadpool
+from threadhop._away import all_away_of
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def b() -> Any:
 
 
 def parked(pool: ThreadPoolExecutor) -> int:
-    return len(pool.__dict__.get("_threadhop_parked", ()))
+    return len(all_away_of(pool))
 
 
 def line_of(func: Any, text: str) -> str:

@@ -120,9 +120,9 @@ def test_a_view_whose_worker_comes_back_does_not_fill_the_queue_of_its_pool() ->
         view = pool.limited(3)
 
         def travel() -> None:
-            view.away()
+            view.away("job")
             away.stop_here()
-            view.back()
+            view.back("job")
             back.stop_here()
 
         with busy(pool):

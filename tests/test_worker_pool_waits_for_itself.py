@@ -284,7 +284,7 @@ def test_the_warning_names_the_lines_of_workers_that_wait_for_their_own_pool(
                 await task
             await until(waiting.done)
             assert isinstance(waiting.exception(0), CancelledError)
-            assert not pool.__dict__["_threadhop_parked"]
+            assert not pool.all_away
 
     loops.run(main)
     (text,) = warnings()

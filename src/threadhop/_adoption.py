@@ -25,7 +25,6 @@ from collections.abc import Coroutine
 from types import FrameType
 from typing import Any
 
-from ._block_job import WorkerSuspension
 from ._entries import Entries, LoopPart, frames_up, innermost_job, jobs_of, leaving, split
 from ._errors import (
     LEFT_BY_COLLECTOR,
@@ -35,7 +34,7 @@ from ._errors import (
     WORKER_GONE,
     warn,
 )
-from ._interface import Suspension
+from ._interface import Suspension, WorkerSuspension
 from ._loops import current_coroutine, current_strand
 from ._strand import Strand
 from ._traps import leave

@@ -10,11 +10,14 @@ a wait into ``WaitForOwnPool``.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ._errors import ALL_PARKED, warn
 from ._job import RunningJob, current
+
+T = TypeVar("T")
 
 #: They start another worker in the place of one that is away: the pools add themselves. Their
 #: subclasses do not count: nobody knows where the jobs of those run.
@@ -35,8 +38,8 @@ class Parked(Protocol):
 class Place(Protocol):
     """A pool or a view, as its workers see it."""
 
-    def away(self) -> None: ...
-    def back(self) -> None: ...
+    def away(self, parked: Parked) -> None: ...
+    def back(self, parked: Parked) -> None: ...
 
 
 def mark_away(job: RunningJob, towards: Executor | None) -> None:
@@ -50,15 +53,10 @@ def mark_away(job: RunningJob, towards: Executor | None) -> None:
 def mark_away_quietly(job: RunningJob) -> None:
     """In the worker, which is about to wait for somebody who usually comes soon."""
     executor = job.executor
-    compensates = type(executor) in COMPENSATES
-    if not compensates and type(executor) is not ThreadPoolExecutor:
-        return
-    away: set[Parked] = _owner(executor).__dict__.setdefault(_AWAY, set())
-    # Noted for at least as long as it counts: a thread that finds all of them away knows their
-    # lines.
-    away.add(job)
-    if compensates:
-        executor.away()
+    if type(executor) in COMPENSATES:
+        executor.away(job)
+    elif type(executor) is ThreadPoolExecutor:
+        executor.__dict__.setdefault(_AWAY, set()).add(job)
 
 
 def warn_if_needed(job: RunningJob) -> None:
@@ -69,22 +67,35 @@ def warn_if_needed(job: RunningJob) -> None:
 
 
 def _warn_if_all_are_away(executor: Executor) -> None:
-    owner = _owner(executor)
-    _warn(owner, owner.__dict__[_AWAY])
+    _warn(_owner(executor))
 
 
 def mark_back(job: RunningJob) -> None:
-    """In the worker, which goes on."""
+    """In the worker, which goes on. May be repeated, and come before ``mark_away`` was through."""
     executor = job.executor
     if type(executor) in COMPENSATES:
-        executor.back()
-    away = _owner(executor).__dict__.get(_AWAY)
-    if away is not None:
-        away.discard(job)
+        executor.back(job)
+    elif type(executor) is ThreadPoolExecutor:
+        all_away_of(executor).discard(job)
+
+
+def while_away(leave: Callable[[], object], wait: Callable[[], T], come: Callable[[], object]) -> T:
+    """In the worker: return ``wait()``, away between *leave* and *come*, which may be repeated."""
+    try:
+        leave()
+        return wait()
+    finally:
+        try:
+            come()
+        except BaseException:  # Another thread has raised it here.
+            come()
+            raise
+        finally:
+            del wait  # It may keep the error, and that a traceback with this frame.
 
 
 class WaitForOwnPool:
-    """In a worker of *pool*: within the ``with`` it waits for a future of that pool."""
+    """In a worker of *pool*, which waits for a future of that pool."""
 
     def __init__(self, pool: Executor | None, place: Place) -> None:
         #: None if nobody has the pool any more; its threads go on.
@@ -94,21 +105,14 @@ class WaitForOwnPool:
         job = current.slot.job
         self._where = _line_of_user() if job is None else job.where()
 
-    def __enter__(self) -> None:
-        pool = self._pool
-        if pool is None:
-            self._place.away()
-            return
-        away: set[Parked] = pool.__dict__.setdefault(_AWAY, set())
-        away.add(self)
-        self._place.away()
-        if pool.is_exhausted():  # type: ignore[attr-defined]
-            _warn(pool, away)
+    def leave(self) -> None:
+        self._place.away(self)
+        if self._pool is not None and self._pool.is_exhausted():  # type: ignore[attr-defined]
+            _warn(self._pool)
 
-    def __exit__(self, *error: object) -> None:
-        self._place.back()
-        if self._pool is not None:
-            self._pool.__dict__[_AWAY].discard(self)
+    def come(self) -> None:
+        """May be repeated, and come before ``leave`` was through."""
+        self._place.back(self)
 
     def where(self) -> str:
         return self._where
@@ -125,9 +129,17 @@ def _line_of_user() -> str:
 _INNER = (__name__.partition(".")[0] + ".", "concurrent.futures")
 
 
-def _warn(owner: Any, away: set[Parked]) -> None:
+def all_away_of(owner: Any) -> set[Parked]:
+    """What the workers of *owner* do that are away."""
+    if type(owner) is not ThreadPoolExecutor:
+        all_away: set[Parked] = owner.all_away
+        return all_away
+    return owner.__dict__.get(_AWAY) or set()
+
+
+def _warn(owner: Any) -> None:
     """All workers of *owner* are away, or were just now."""
-    others = away.copy()
+    others = all_away_of(owner).copy()
     if len(others) < _threads_of(owner):  # One has come back meanwhile.
         return
     lines = tuple(sorted({other.where() for other in others}))
@@ -165,4 +177,4 @@ def _are_all_away(executor: Any) -> bool:
         return exhausted
     if type(executor) is not ThreadPoolExecutor:
         return False
-    return len(executor.__dict__.get(_AWAY, ())) >= _threads_of(executor)
+    return len(all_away_of(executor)) >= _threads_of(executor)

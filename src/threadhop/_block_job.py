@@ -32,7 +32,7 @@ from ._callables import name_of_executor
 from ._driver import where_suspended
 from ._errors import DROPPED, INLINE, NOT_RUN, PICKLED, STRAY, WORKER_GONE, report
 from ._executors import submit, withdraw
-from ._interface import AnyStrand, Suspension
+from ._interface import AnyStrand, Suspension, WorkerSuspension
 from ._job import current, name_of_thread
 from ._thread_loop import withdraw_thread_event_loop
 
@@ -238,19 +238,20 @@ class BlockJob:
         inbox = self._inbox
         assert inbox is not None, "made before the task left"
         self.parked_at, self.has_complained = monotonic(), False
-        try:
-            arrived: list[WorkerSuspension | None] = []
-            taker = object()  # Another one for each parking.
-            for strays in range(STRAYS):
-                try:
-                    if not strays:
-                        _away.mark_away(self, self._towards)
-                    return self._wait(strand, inbox, arrived, taker)
-                except BaseException as exc:
-                    self.stray = exc  # From outside: the task must find its worker all the same.
-            raise self.stray  # type: ignore[misc]
-        finally:
-            _away.mark_back(self)
+        arrived: list[WorkerSuspension | None] = []
+        taker = object()  # Another one for each parking.
+        is_away = False
+        for _ in range(STRAYS):
+            try:  # Each step may be repeated.
+                if not is_away:
+                    _away.mark_away(self, self._towards)
+                    is_away = True
+                found = self._wait(strand, inbox, arrived, taker)
+                _away.mark_back(self)
+                return found
+            except BaseException as exc:
+                self.stray = exc  # From outside: the task must find its worker all the same.
+        raise self.stray  # type: ignore[misc]
 
     def _drop_stray(self) -> None:
         """No body will get it."""
@@ -375,26 +376,6 @@ class BlockJob:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(PICKLED.format(executor=type(self.executor).__qualname__))
-
-
-class WorkerSuspension(Suspension):
-    """A task that is to go on in a parked worker."""
-
-    __slots__ = ("__dict__", "_job", "_strand")
-
-    def __init__(self, job: BlockJob, strand: AnyStrand) -> None:
-        self._job = job
-        self._strand = strand
-
-    def resume(self) -> None:
-        self._job.unpark(self)
-
-    def take(self, taker: object) -> AnyStrand | None:
-        """The task, for the first *taker*: the worker, or the thread that finds the worker gone.
-
-        None for all others. May be repeated.
-        """
-        return self._strand if self.__dict__.setdefault("taker", taker) is taker else None
 
 
 Inbox = queue.SimpleQueue["WorkerSuspension | None"]

@@ -57,6 +57,10 @@ LOOP_STOPPED = (
     "the process ends, and the loop of a task that is in an eventloop() part of the block at %s "
     "does not run any more: the task is lost. Let the loop wait for its tasks before you end it"
 )
+ENDED_INSIDE = (
+    "a task ended inside the block at %s, and is finished from there. Did an async generator yield "
+    "inside of it, and was it not closed? Iterate it under contextlib.aclosing()"
+)
 TASK_LEFT = (
     "a task ended in an eventloop() part of the block at %s without leaving it; its worker is free "
     "again. Leave both with 'async with'"

@@ -224,8 +224,8 @@ def exec_in_eventloop(func: Callable[..., Any], /, *args: Any, **kwargs: Any) ->
     if job is None or caller is None:
         raise RuntimeError(NO_CALLER)
     need_frames()
-    _away.mark_away(job, None)
-    try:
-        return caller.run_on_loop(functools.partial(func, *args, **kwargs))
-    finally:
-        _away.mark_back(job)
+    return _away.while_away(
+        functools.partial(_away.mark_away, job, None),
+        functools.partial(caller.run_on_loop, functools.partial(func, *args, **kwargs)),
+        functools.partial(_away.mark_back, job),
+    )

@@ -43,6 +43,34 @@ class Suspension(ABC):
         """In any thread: have the task go on where it waits. At most once takes effect."""
 
 
+class ParkedJob(Protocol):
+    """The job of a block whose worker waits for its task."""
+
+    def unpark(self, suspension: WorkerSuspension) -> None:
+        """In the thread that has the task: have the worker go on with it."""
+        ...
+
+
+class WorkerSuspension(Suspension):
+    """A task that is to go on in a parked worker."""
+
+    __slots__ = ("__dict__", "_job", "_strand")
+
+    def __init__(self, job: ParkedJob, strand: AnyStrand) -> None:
+        self._job = job
+        self._strand = strand
+
+    def resume(self) -> None:
+        self._job.unpark(self)
+
+    def take(self, taker: object) -> AnyStrand | None:
+        """The task, for the first *taker*: the worker, or the thread that finds the worker gone.
+
+        None for all others. May be repeated.
+        """
+        return self._strand if self.__dict__.setdefault("taker", taker) is taker else None
+
+
 class LoopSuspension(Suspension):
     """A task that is suspended on its loop while it is away: from its departure to its return.
 

@@ -23,6 +23,7 @@ from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import Context
+from functools import partial
 from typing import Any, NoReturn
 
 from . import _away
@@ -44,8 +45,8 @@ from ._thread_loop import offer_thread_event_loop
 
 #: Seconds after which a worker that waits for room looks whether its loop is still there.
 POLL = 1.0
-
-TRIES = 20  #: So often does a worker try to wake an open loop, within a second.
+#: So often does a worker try to wake an open loop, within a second.
+TRIES = 20
 
 #: The claim of ``try_cancel``.
 _CANCELLED = "cancelled before a worker began"
@@ -341,10 +342,10 @@ class IteratorJob:
             if self._is_wanted and slot.job is self:
                 self._tell()
             if len(buffer) >= size:
-                self._wait_for_room(slot)
+                leave, come = partial(_away.mark_away_quietly, self), partial(_away.mark_back, self)
+                _away.while_away(leave, partial(self._wait_for_room, slot), come)
 
     def _wait_for_room(self, slot: Slot) -> None:
-        _away.mark_away_quietly(self)
         try:
             while True:
                 # Set each time: a task that has made room before may clear it only now.
@@ -366,7 +367,6 @@ class IteratorJob:
                         _away.warn_if_needed(self)
         finally:
             self.is_full = False
-            _away.mark_back(self)
 
     # As a ``_job.Caller``.
 
@@ -388,8 +388,7 @@ class IteratorJob:
         return self._where
 
     def __reduce__(self) -> NoReturn:
-        executor = type(self.executor).__qualname__
-        raise TypeError(ITERATOR_PICKLED.format(executor=executor))
+        raise TypeError(ITERATOR_PICKLED.format(executor=type(self.executor).__qualname__))
 
 
 class _ClosingError(Exception):

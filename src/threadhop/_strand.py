@@ -17,9 +17,9 @@ Push and pop cannot come apart from the move: the coroutine prepares the new sta
 at the target puts it in place (``arrive``) before it resumes the coroutine. If the switch fails,
 the coroutine goes on where it was, with the stack that it had (``_traps``).
 
-One thread touches a strand: the one that drives the coroutine. The hand-over passes everything on,
-so no field needs a lock; a field that other threads touch says so. After a hand-over a driver does
-not look at the strand again.
+One thread touches a strand: the one that drives the coroutine. The hand-over (a lock, a queue,
+``call_soon_threadsafe``) passes everything on, so no field needs a lock; a field that other threads
+touch says so. After a hand-over a driver does not look at the strand again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from concurrent.futures import Executor
 from types import FrameType
 from typing import Any, cast
 
-from ._block_job import BlockJob, WorkerSuspension
+from ._block_job import BlockJob
 from ._cancel_token import CancelToken
 from ._driver import step, where_suspended
 from ._entries import (
@@ -46,8 +46,8 @@ from ._entries import (
     may_be_left,
     split,
 )
-from ._errors import LOOP_CLOSED, LOOP_STOPPED, TASK_LEFT, report, warn
-from ._interface import Loop, LoopSuspension, Suspension
+from ._errors import ENDED_INSIDE, LOOP_CLOSED, LOOP_STOPPED, TASK_LEFT, report, warn
+from ._interface import Loop, LoopSuspension, Suspension, WorkerSuspension
 from ._outcome import Outcome
 from ._traps import enter, leave, need_frames, stay
 from ._variables import TaskVariables
@@ -56,7 +56,8 @@ from ._variables import TaskVariables
 class Strand:
     """One task, whatever thread it is on."""
 
-    # Many may wait at once. The fields that few ever write are in the ``__dict__``.
+    # Many may wait for a worker at once, so the fields of all are in slots. The fields that few
+    # ever write are in the ``__dict__``, which does not exist before that.
     __slots__ = (
         "__dict__",
         "coro",
@@ -207,7 +208,8 @@ class Strand:
     def _must_meet_again(self, error: BaseException, entry: Entry) -> bool:
         """Whether *error*, which leaves a loop part, is the task's own cancellation.
 
-        Swallowed on the worker, it is raised again at the exit of the block.
+        Swallowed on the worker, it is raised again at the exit of the block. (One that is swallowed
+        within the loop part belongs to the await that raised it, and does not come here.)
         """
         return (
             self.loop.is_cancellation(error)
@@ -260,7 +262,8 @@ class Strand:
     def arrive(self, job: BlockJob | None) -> None:
         """By the driver at *job*, before it resumes the coroutine: the move is made.
 
-        It may be repeated. If the switch failed, *job* is where the task was: nothing is pushed.
+        Nothing in here can fail half-way, and it may be repeated. If the switch failed, *job* is
+        where the task was, and nothing is pushed or popped.
         """
         if self.target is job:
             entries = self.new_entries
@@ -319,12 +322,7 @@ class Strand:
         suspension = self.suspension
         if suspension is None or self.is_abandoned:  # In the child of a fork.
             return
-        warn(
-            "a task ended inside the block at %s, and is finished from there. Did an async "
-            "generator yield inside of it, and was it not closed? Iterate it under "
-            "contextlib.aclosing()",
-            self.where(),
-        )
+        warn(ENDED_INSIDE, self.where())
         self.release_workers()
         suspension.finish(outcome)
 

@@ -116,9 +116,9 @@ def trip():
         starts = True
     except RuntimeError:
         starts = False
-    pool.away()
+    pool.away("job")
     say("as it should", arrived.wait(8 if starts else 0.1) == starts)
-    pool.back()
+    pool.back("job")
 
 pool.submit(trip)
 pool.submit(arrived.set)
@@ -131,10 +131,10 @@ pool = WorkerPool(1, max_threads=2)
 away, come = threading.Event(), threading.Event()
 
 def trip():
-    pool.away()
+    pool.away("job")
     away.set()
     come.wait(8)
-    pool.back()
+    pool.back("job")
     go.wait(8)
 
 pool.submit(trip)
@@ -296,8 +296,8 @@ pool = WorkerPool(2, max_threads=4)
 def main():
     say(tuple(pool.statistics()), len(pool._threads))
     say(pool.submit(pow, 2, 3).result(8))
-    pool.away()
-    pool.back()
+    pool.away("job")
+    pool.back("job")
     say(len(pool._threads))
 
 pool.submit(child_of_fork, main).result(8)

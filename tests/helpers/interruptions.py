@@ -117,7 +117,9 @@ class Interruption:
     else:
 
         def _look(self) -> None:
-            sys.setprofile(self._profile)
+            # Kept: Python 3.11 would free it while it runs.
+            self._kept = self._profile
+            sys.setprofile(self._kept)
 
         def _look_away(self) -> None:
             sys.setprofile(None)

@@ -73,9 +73,9 @@ class Traveller:
 
     def __call__(self) -> None:
         self.leave.stop_here()
-        self.executor.away()
+        self.executor.away(self)
         self.come.stop_here()
-        self.executor.back()
+        self.executor.back(self)
         self.end.stop_here()
 
     def go_away(self) -> Traveller:

@@ -22,6 +22,7 @@ from helpers.garbage import (
 from helpers.steps import Gate, HeldExecutor, busy, until, wait_until
 
 from threadhop import eventloop, exec_in_eventloop, threadpool
+from threadhop._away import all_away_of
 from threadhop._loops._attributes import LOOP
 
 
@@ -328,6 +329,6 @@ def test_no_worker_is_noted_as_parked_after_a_scenario(
         with executor_class(1) as one, executor_class(1) as other:
             await scenario(one, other)
             for pool in (one, other):
-                assert not pool.__dict__.get("_threadhop_parked")
+                assert not all_away_of(pool)
 
     asyncio.run(main())

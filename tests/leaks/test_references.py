@@ -21,6 +21,7 @@ from helpers.steps import LIMIT, Gate, HeldExecutor, busy, turns, until
 
 import threadhop._block_job
 from threadhop import eventloop, exec_in_eventloop, threadpool
+from threadhop._away import all_away_of
 
 
 @pytest.fixture
@@ -196,7 +197,7 @@ def test_a_parked_worker_does_not_keep_an_abandoned_task(
 
     async def main() -> None:
         task = watched.add(asyncio.get_running_loop().create_task(block()))
-        await until(lambda: one.__dict__.get("_threadhop_parked"))
+        await until(lambda: all_away_of(one))
         await turns()
         del task
         collect_until(watched.are_gone)

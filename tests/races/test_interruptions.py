@@ -29,10 +29,9 @@ def is_whole(pool: WorkerPool) -> bool:
         return (
             not threads.waiting
             and not threads._starting
-            and not threads._away
-            and parked == len(threads._threads) <= threads.max_threads
-            and len(threads._held) == len(threads._idle) <= threads.max_workers
-            and len(threads._without_permit) == len(threads._spare)
+            and not threads.all_away
+            and parked == len(threads._threads) == len(threads._serving) <= threads.max_threads
+            and len(threads._idle) <= threads.max_workers
         )
 
 

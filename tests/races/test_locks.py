@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+from _thread import get_ident
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class Parts:
         pool = WorkerPool(2, max_queued=5)
         self.threads: Any = pool._workers
         self.view: Any = pool.limited(2, max_queued=5)._limiter
-        self.threads._held.append(None)
+        self.threads._serving.add(get_ident())
         self.turn = _view_limiter._Turn(self.view)
         self.view._active.add(self.turn)
         self.entry = _limits.Entry(self.threads, Told())
@@ -53,14 +54,13 @@ class Parts:
 
 #: What workers do.
 STEPS: dict[str, Callable[[Parts], object]] = {
-    "away and back": lambda parts: (parts.threads.away(), parts.threads.back()),
-    "away and back in a view": lambda parts: (parts.view.away(), parts.view.back()),
+    "away and back": lambda parts: (parts.threads.away(parts), parts.threads.back(parts)),
+    "away and back in a view": lambda parts: (parts.view.away(parts), parts.view.back(parts)),
     "a job begins and ends": lambda parts: parts.entry(),
     "a turn queues up again": lambda parts: parts.threads.queue_again(parts.turn),
     "a turn begins and ends": lambda parts: parts.turn(),
     "park": lambda parts: parts.threads._yield_permit(parts.gate),
     "park no more": lambda parts: parts.threads._cancel_park(parts.gate),
-    "acquire a permit": lambda parts: parts.threads._acquire(parts.gate),
     "leave": lambda parts: parts.threads._leave(),
 }
 

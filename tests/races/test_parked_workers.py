@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from helpers.steps import LIMIT, Gate
 
-from threadhop._block_job import BlockJob, WorkerSuspension
+from threadhop._block_job import BlockJob
 from threadhop._errors import WORKER_GONE
+from threadhop._interface import WorkerSuspension
 
 
 class FakeLoop:

@@ -13,7 +13,8 @@ from helpers.loops import LoopKind
 from helpers.steps import LIMIT, Gate, HeldExecutor, until, wait_until
 
 from threadhop import check_cancelled, eventloop, exec_in_eventloop, threadpool
-from threadhop._block_job import BlockJob, WorkerSuspension
+from threadhop._block_job import BlockJob
+from threadhop._interface import WorkerSuspension
 from threadhop._loops._attributes import LOOP
 
 here = threading.get_ident

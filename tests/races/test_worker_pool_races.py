@@ -349,8 +349,8 @@ class Storm:
                 with self.lock:
                     self.begun[which] -= 1
             if goes_away:
-                executor.away()
-                executor.back()
+                executor.away(body)
+                executor.back(body)
 
         return body
 

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import count
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from .._away import COMPENSATES
+from .._away import COMPENSATES, Parked
 from .._errors import (
     NEGATIVE,
     NOT_A_NUMBER,
@@ -222,13 +222,18 @@ class WorkerPool(ThreadPoolExecutor):
 
     # For the blocks and calls of this library.
 
-    def away(self) -> None:
-        """In the worker of a job, whose body goes elsewhere: it does not count until it is back."""
-        self._workers.away()
+    @property
+    def all_away(self) -> set[Parked]:
+        """What the workers do that are away. Not to be changed."""
+        return self._workers.all_away
 
-    def back(self) -> None:
+    def away(self, parked: Parked) -> None:
+        """In the worker of a job, whose body goes elsewhere: it does not count until it is back."""
+        self._workers.away(parked)
+
+    def back(self, parked: Parked) -> None:
         """In the same worker: the body has come back. It goes on at once."""
-        self._workers.back()
+        self._workers.back(parked)
 
     def is_exhausted(self) -> bool:
         """Whether all threads that there may be are away."""

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Any, Protocol, TypeVar
 from weakref import ref
 
-from .._away import Place, WaitForOwnPool
+from .._away import Place, WaitForOwnPool, while_away
 from .._errors import WAITS_FOR_ITSELF
 
 T = TypeVar("T")
@@ -49,8 +50,8 @@ def wait_for_own(
             return wait(timeout)
         if home.max_threads == 1 and timeout is None:
             raise RuntimeError(WAITS_FOR_ITSELF)
-        with WaitForOwnPool(pool, place):
-            return wait(timeout)
+        parked = WaitForOwnPool(pool, place)
+        return while_away(parked.leave, partial(wait, timeout), parked.come)
     finally:
         del wait  # The future has the error, and that a traceback with this frame.
 

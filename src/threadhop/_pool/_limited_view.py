@@ -7,7 +7,7 @@ from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 from weakref import ref
 
-from .._away import COMPENSATES
+from .._away import COMPENSATES, Parked
 from ._futures import PoolFuture, wait_for_own
 from ._limits import CountingThreads
 from ._threads import Threads
@@ -83,13 +83,13 @@ class LimitedView(Executor):
 
     # For the blocks and calls of this library, as in the pool.
 
-    def away(self) -> None:
+    def away(self, parked: Parked) -> None:
         """In the worker of a job, whose body goes elsewhere: it does not count until it is back."""
-        self._limiter.away()
+        self._limiter.away(parked)
 
-    def back(self) -> None:
+    def back(self, parked: Parked) -> None:
         """In the same worker: the body has come back. It goes on at once."""
-        self._limiter.back()
+        self._limiter.back(parked)
 
     def is_exhausted(self) -> bool:
         """Whether all threads that the pool may have are away."""

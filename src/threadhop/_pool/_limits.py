@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 from weakref import ref
 
+from .._away import Parked
 from .._errors import POOL_BUSY
 from ._permits import holding
 from ._threads import Threads
@@ -283,12 +284,12 @@ class CountingThreads(Threads, Counting):
     def withdraw(self, key: object) -> None:
         self.counts.withdraw(key)
 
-    def away(self) -> None:
+    def away(self, parked: Parked) -> None:
         self.counts.mark_away(True)
-        super().away()
+        super().away(parked)
 
-    def back(self) -> None:
-        super().back()
+    def back(self, parked: Parked) -> None:
+        super().back(parked)
         self.counts.mark_away(False)
 
     def load(self, *, without: Counting | None = None) -> Load:

@@ -11,7 +11,7 @@ side first leaves its mark and then looks for the other's:
 
 - ``put`` appends the job; then it looks for an idle worker, then for a free permit.
 - A worker enters the idle; then it looks for a job once more before it sleeps.
-- A worker that gives up its permit (``_release``, or its end) looks for a job after that.
+- A worker that gives up its permit (``away``, or its end) looks for a job after that.
 
 So a job that found neither an idle worker nor a free permit is seen by all workers that held one.
 Waking takes the gate of the worker off the deque, so each worker is woken once, and by one thread
@@ -24,10 +24,11 @@ come in the middle of it, in the same thread, and put a job here. So counts are 
 collections, which cannot be torn, and each step expects that what it just saw may be gone. The
 intruder causes a worker too many at worst, which then yields its permit.
 
-A KeyboardInterrupt can hit a thread that puts, never a worker. So a thread that wakes does nothing
-but wake, in one step of the interpreter, and each worker counts itself. Threads that are not
-workers take the lock by ``holding``: from Python 3.14 on ``with lock:`` may be hit after the lock
-was acquired, and not release it. So does a worker, for another thread may raise an exception there.
+An exception from outside may come between any two steps: Ctrl+C in the thread that puts, what
+another thread raises in a worker. So a permit is acquired or released in one step of the
+interpreter: no number says who has one, only the collection in which a worker is. A step that was
+interrupted may be repeated. The lock is taken by ``holding``: from Python 3.14 on ``with lock:``
+may be hit after the lock was acquired, and not release it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any, TypeVar
 
+from .._away import Parked
 from .._errors import report
 from ._work_item import Job
 
@@ -67,18 +69,20 @@ class Permits:
         self._idle: deque[Gate] = deque()
 
         # The collections below change under the lock. Their lengths may be read without it.
-        #: One entry for each permit that is held. (A new worker adds its own without the lock.)
-        self._held: deque[None] = deque()
-        #: One entry for each worker whose body is away.
-        self._away: deque[None] = deque()
-        #: Parked workers without a permit.
+        #: All workers, by the idents of their threads. (A new one adds itself without the lock.)
+        self._serving: set[int] = set()
+        #: What those do that are away: they have no permit.
+        self.all_away: set[Parked] = set()
+        #: Parked workers without a permit. (Whoever wakes one needs no lock.)
         self._spare: deque[Gate] = deque()
-        #: The spare, and workers woken from there that have not yet acquired a permit.
-        self._without_permit: set[Gate] = set()
 
         #: Wake the newest one, or raise IndexError. In any thread, without the lock.
         self._wake_idle = _pop_and_call(self._idle)
         self._wake_spare = _pop_and_call(self._spare)
+
+    def _count_held(self) -> int:
+        """How many permits are held."""
+        return len(self._serving) - len(self.all_away) - len(self._spare)
 
     def _wake_all(self) -> None:
         for wake in (self._wake_idle, self._wake_spare):
@@ -91,37 +95,26 @@ class Permits:
     def _clear(self) -> None:
         """In the child of a fork: no worker is here, and nothing waits."""
         self._lock = threading.RLock()
-        for collection in (self.waiting, self._idle, self._held, self._away, self._spare):
+        for collection in (self.waiting, self._idle, self._serving, self.all_away, self._spare):
             collection.clear()
-        self._without_permit.clear()
 
-    # In a worker, from within its job.
+    # In a worker, from within its job. Both may be repeated.
 
-    def _release(self) -> None:
+    def _release(self, parked: Parked) -> None:
         """The body goes away. The caller looks for a job after this."""
-        holding(self._lock, self._note_away)
+        holding(self._lock, self.all_away.add, parked)
 
-    def _note_away(self) -> None:
-        """Under the lock."""
-        self._away.append(None)
-        self._held.pop()
-
-    def back(self) -> None:
+    def back(self, parked: Parked) -> None:
         """The body has come back, and goes on at once. Another worker yields its permit for it."""
-        holding(self._lock, self._note_back)
+        holding(self._lock, self._note_back, parked)
 
-    def _note_back(self) -> None:
+    def _note_back(self, parked: Parked) -> None:
         """Under the lock."""
-        self._away.pop()
-        self._held.append(None)
-        if len(self._held) > self.max_workers:
-            try:
-                gate = self._idle.pop()
-            except IndexError:
-                return  # The next worker that ends a job yields.
-            self._without_permit.add(gate)
-            self._spare.append(gate)
-            self._held.pop()
+        self.all_away.discard(parked)
+        if self._count_held() > self.max_workers:
+            # Without any that is idle, the next worker that ends a job yields.
+            with contextlib.suppress(IndexError):
+                self._spare.extend(islice(iter(self._idle.pop, None), 1))
 
     # In a worker, between two jobs.
 
@@ -131,10 +124,8 @@ class Permits:
 
     def _park_among_the_spare(self, gate: Gate) -> bool:
         """Under the lock."""
-        if len(self._held) <= self.max_workers:
+        if self._count_held() <= self.max_workers:
             return False
-        self._held.pop()
-        self._without_permit.add(gate)
         self._spare.append(gate)
         return True
 
@@ -151,17 +142,7 @@ class Permits:
                 self._spare.remove(gate)
             except ValueError:
                 return False
-            self._note_permit(gate)
         return True
-
-    def _acquire(self, gate: Gate) -> None:
-        """In a worker that was among the spare."""
-        holding(self._lock, self._note_permit, gate)
-
-    def _note_permit(self, gate: Gate) -> None:
-        """Under the lock."""
-        self._held.append(None)
-        self._without_permit.discard(gate)
 
 
 def holding(lock: Any, func: Callable[..., T], /, *args: Any) -> T:

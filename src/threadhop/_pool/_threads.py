@@ -25,7 +25,7 @@ from itertools import count
 from weakref import WeakSet
 
 from .. import _lifetime
-from .._away import Place
+from .._away import Parked, Place
 from .._errors import DROPPED, NO_JOIN, POOL_ENDED, report
 from ._permits import Gate, Permits, drain, fail_all, holding, log
 from ._thread import WorkerThread
@@ -85,7 +85,7 @@ class Threads(Permits):
                 self._wake_idle()
             except IndexError:  # Other threads were faster.
                 self._add_worker(job)
-        elif len(self._held) < self.max_workers:
+        elif self._count_held() < self.max_workers:
             self._add_worker(job)
         if self.make_refusal is not None:
             try:
@@ -122,8 +122,8 @@ class Threads(Permits):
         """Under the lock. Returns what the start of a thread raised."""
         if not self.waiting or self._woke(self._wake_idle):
             return None
-        on_their_way = len(self._starting) + len(self._without_permit) - len(self._spare)
-        if len(self._held) + on_their_way >= self.max_workers or self._woke(self._wake_spare):
+        is_none_free = self._count_held() + len(self._starting) >= self.max_workers
+        if is_none_free or self._woke(self._wake_spare):
             return None
         if len(self._threads) >= self.max_threads:
             return None  # All are away, or look for a job before they park.
@@ -166,7 +166,7 @@ class Threads(Permits):
 
     def _could_not_start(self, job: Job | None, error: BaseException) -> None:
         is_interrupt = not isinstance(error, Exception)
-        if len(self._threads) > len(self._away) and not is_interrupt:
+        if len(self._threads) > len(self.all_away) and not is_interrupt:
             # A worker looks for a job before it leaves. (One that is away may wait for this job.)
             return
         try:
@@ -229,7 +229,7 @@ class Threads(Permits):
         """How many are busy, away and idle: a glimpse, for parking takes no lock."""
 
         def count() -> tuple[int, int, int]:
-            away = len(self._away)
+            away = len(self.all_away)
             idle = len(self._idle) + len(self._spare)
             return max(0, len(self._threads) - away - idle), away, idle
 
@@ -237,7 +237,7 @@ class Threads(Permits):
 
     def is_exhausted(self) -> bool:
         """Whether all threads that there may be are away."""
-        return len(self._away) >= self.max_threads
+        return len(self.all_away) >= self.max_threads
 
     def place_here(self) -> Place | None:
         """The view whose job this thread does, or these threads; None if it is no worker."""
@@ -266,7 +266,7 @@ class Threads(Permits):
             self._starting.remove(threading.current_thread())
         except KeyError:
             return
-        self._held.append(None)
+        self._serving.add(get_ident())
         _lifetime.join_at_exit(self)
         if self._initialize is not None:
             try:
@@ -286,9 +286,10 @@ class Threads(Permits):
                 # job. The worker goes on, with another gate.
                 report("Exception in an idle worker", log)
             if threading.current_thread() not in self._threads:
+                holding(self._lock, self._unregister)
                 return
-            if not self._cancel_park(gate) and gate in self._without_permit:
-                self._acquire(gate)
+            self._cancel_park(gate)
+            self._serving.add(get_ident())  # Interrupted in ``_leave``, it has left them.
 
     def _initializer_failed(self) -> None:
         """The initializer has failed."""
@@ -297,18 +298,16 @@ class Threads(Permits):
             self.make_refusal = self._broken
             self._closing = True
             self._drain_all(dropped)
-            self._held.pop()
             self._unregister()
 
         fail_all(partial(holding, self._lock, leave), self._broken)
 
     def _serve(self, gate: Gate) -> None:
-        waiting, idle, held, max_workers = self.waiting, self._idle, self._held, self.max_workers
-        popleft, without_permit = waiting.popleft, self._without_permit
-        patience = self._patience
+        waiting, idle, max_workers = self.waiting, self._idle, self.max_workers
+        popleft, serving, patience = waiting.popleft, self._serving, self._patience
         while True:
             # Here the worker has a permit.
-            while waiting and len(held) <= max_workers:
+            while waiting and (len(serving) <= max_workers or self._count_held() <= max_workers):
                 try:
                     job = popleft()
                 except IndexError:
@@ -319,7 +318,7 @@ class Threads(Permits):
                     report("Exception in worker", log)
                 # A worker that sleeps keeps nothing of its last job.
                 del job
-            if len(held) > max_workers:
+            if len(serving) > max_workers and self._count_held() > max_workers:
                 if not self._yield_permit(gate):
                     continue
             else:
@@ -335,9 +334,6 @@ class Threads(Permits):
                         return
                     continue
                 gate.acquire()
-            # Parked among the spare, by itself or by ``back``, it has yet to acquire a permit.
-            if without_permit and gate in without_permit:
-                self._acquire(gate)
 
     def _leave(self) -> bool:
         """Give up the permit and end. False if there is something to do after all."""
@@ -345,17 +341,19 @@ class Threads(Permits):
 
     def _leave_unless_needed(self) -> bool:
         """Under the lock."""
-        self._held.pop()
+        here = get_ident()
+        self._serving.discard(here)
         # (If it was among the spare, the workers with permits see to the jobs.)
-        if self.waiting and len(self._held) < self.max_workers:
-            self._held.append(None)
+        if self.waiting and self._count_held() < self.max_workers:
+            self._serving.add(here)
             return False
         self._unregister()
         return True
 
     def _unregister(self) -> None:
-        """Under the lock, in the worker that leaves."""
+        """Under the lock, in the worker that leaves. May be repeated."""
         thread = threading.current_thread()
+        self._serving.discard(get_ident())
         self._threads.pop(thread, None)
         self._ended.append(thread)
         _lifetime.join_no_more()
@@ -363,9 +361,9 @@ class Threads(Permits):
             # The spare had to stay while there were others.
             self._wake_all()
 
-    def away(self) -> None:
+    def away(self, parked: Parked) -> None:
         """From within a job, whose body goes elsewhere: this worker does not count meanwhile."""
-        self._release()
+        self._release(parked)
         if self.waiting:
             with contextlib.suppress(Exception):  # The jobs that wait have failed with it.
                 self._add_worker()
@@ -379,7 +377,7 @@ class Threads(Permits):
         self._ended.clear()
         here = get_ident()
         self._threads = {t: number for t, number in self._threads.items() if t.ident == here}
-        self._held.extend([None] * len(self._threads))
+        self._serving.update(thread.ident or 0 for thread in self._threads)
         for view in self._views:
             view.start_afresh()
 

@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 from weakref import ref
 
+from .._away import Parked
 from .._errors import DROPPED, NO_JOIN, POOL_SHUT_DOWN, report
 from ._limits import Busy, Counting, CountingThreads, Counts, Entry, make_entry, raise_busy
 from ._permits import drain, fail_all, holding, log
@@ -40,8 +41,8 @@ class ViewLimiter:
         self._waiting: deque[Job] = deque()
         # These change under the lock. Their lengths may be read without it.
         self._active: set[_Turn] = set()
-        #: One entry for each turn whose body is away.
-        self._away: deque[None] = deque()
+        #: What the workers do that have a turn and are away.
+        self._away: set[Parked] = set()
         #: Written under the lock, once.
         self.is_closed = False
         #: Set when it is closed, and the last turn has ended.
@@ -218,15 +219,15 @@ class ViewLimiter:
         self._end(turn)
         return True
 
-    def away(self) -> None:
-        holding(self._lock, self._away.append, None)
+    def away(self, parked: Parked) -> None:
+        holding(self._lock, self._away.add, parked)
         if self._waiting:
             self._take_turn(self.threads.requeue)
-        self.threads.away()
+        self.threads.away(parked)
 
-    def back(self) -> None:
-        holding(self._lock, self._away.pop)
-        self.threads.back()
+    def back(self, parked: Parked) -> None:
+        holding(self._lock, self._away.discard, parked)
+        self.threads.back(parked)
 
 
 class CountingViewLimiter(ViewLimiter, Counting):
@@ -303,12 +304,12 @@ class CountingViewLimiter(ViewLimiter, Counting):
         self._end(turn)
         return turn
 
-    def away(self) -> None:
+    def away(self, parked: Parked) -> None:
         self.counts.mark_away(True)
-        super().away()
+        super().away(parked)
 
-    def back(self) -> None:
-        super().back()
+    def back(self, parked: Parked) -> None:
+        super().back(parked)
         self.counts.mark_away(False)
 
     def _take_turn(self, put: Callable[[Job], None], job: Job | None = None) -> None:

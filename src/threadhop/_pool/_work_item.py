@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import ref
 
+from .._away import Place
 from ._futures import PoolFuture, Withdrawable
 
 
@@ -33,7 +34,7 @@ class Job(Protocol):
         ...
 
 
-class View(Protocol):
+class View(Place, Protocol):
     """A queue where jobs wait before they come to the threads."""
 
     def drain(self, into: list[Job]) -> None:
@@ -46,9 +47,6 @@ class View(Protocol):
     def serves(self, thread: int) -> bool:
         """In any thread: whether *thread* does a job of this queue."""
         ...
-
-    def away(self) -> None: ...
-    def back(self) -> None: ...
 
 
 class WorkItem:

@@ -1,0 +1,132 @@
+"""What another thread raises in a worker, at any moment at which that goes away or comes back.
+
+It comes out in the body, or in a log, once; the task and the worker find each other, and the
+executor has all its workers afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+import pytest
+from helpers.garbage import no_collector
+from helpers.interruptions import Interruption
+from helpers.steps import LIMIT, until, wait_until
+
+from threadhop import (
+    WorkerPool,
+    _away,
+    _functions,
+    eventloop,
+    exec_in_eventloop,
+    iterate_in_executor,
+    threadpool,
+)
+from threadhop._pool import _futures, _limits, _permits, _threads, _view_limiter
+
+MODULES = (_away, _functions, _futures, _limits, _permits, _threads, _view_limiter)
+
+
+class StrayError(BaseException):
+    pass
+
+
+def stray() -> None:
+    raise StrayError
+
+
+def has_left(executor: Any, interruption: Interruption) -> bool:
+    """A worker of *executor* is away, or was interrupted before that."""
+    owner = getattr(executor, "_pool", executor)
+    return interruption.happened or bool(_away.all_away_of(owner))
+
+
+async def loop_part(executor: Executor, interruption: Interruption) -> None:
+    async with threadpool(executor):
+        with interruption:
+            async with eventloop():
+                await asyncio.sleep(0)
+
+
+async def call(executor: Executor, interruption: Interruption) -> None:
+    async with threadpool(executor):
+        with interruption:
+            exec_in_eventloop(asyncio.sleep, 0)
+
+
+async def own_future(executor: Executor, interruption: Interruption) -> None:
+    if type(executor) is ThreadPoolExecutor:
+        return  # There it only waits.
+    async with threadpool(executor):
+        with interruption:
+            executor.submit(wait_until, lambda: has_left(executor, interruption)).result(LIMIT)
+
+
+async def iterator(executor: Executor, interruption: Interruption) -> None:
+    def source() -> Iterator[int]:
+        with interruption:
+            yield from range(1, 4)
+
+    async with iterate_in_executor(executor, source, buffersize=1) as items:
+        async for item in items:
+            if item == 1:
+                await until(lambda: has_left(executor, interruption))
+
+
+class Kept:
+    """An executor of two workers, and whether it has them."""
+
+    def __init__(self, kind: str) -> None:
+        self.pool: Any = (
+            ThreadPoolExecutor(2)
+            if kind == "stock"
+            else WorkerPool(2, max_queued=9 if "counting" in kind else None)
+        )
+        self.executor = self.pool.limited(2) if "view" in kind else self.pool
+        self._meet()
+
+    def _meet(self) -> None:
+        barrier = threading.Barrier(2, timeout=LIMIT)
+        for future in [self.executor.submit(barrier.wait) for _ in range(2)]:
+            future.result(LIMIT)
+
+    def assert_is_whole(self) -> None:
+        self._meet()
+        wait_until(lambda: not _away.all_away_of(self.pool))
+        if isinstance(self.pool, WorkerPool):
+            threads = self.pool._workers
+            # Each worker is counted once, or there would be one too many, or one too few.
+            assert len(threads._serving) == len(threads._threads)
+            wait_until(lambda: len(threads._idle) + len(threads._spare) == len(threads._threads))
+            assert len(threads._idle) == min(2, len(threads._threads))
+        self.pool.shutdown()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("way", [loop_part, call, own_future, iterator])
+@pytest.mark.parametrize("kind", ["stock", "pool", "view", "counting pool", "counting view"])
+def test_an_exception_from_outside_as_a_worker_goes_away_loses_nobody(
+    kind: str, way: Callable[[Executor, Interruption], Any]
+) -> None:
+    async def main(interruption: Interruption) -> None:
+        kept = Kept(kind)
+        task = asyncio.ensure_future(way(kept.executor, interruption))
+        done, _ = await asyncio.wait({task}, timeout=LIMIT)
+        assert done, f"lost: {interruption.where}"
+        with contextlib.suppress(StrayError):
+            task.result()
+        kept.assert_is_whole()
+
+    with no_collector():  # What is raised in a finalizer ends there.
+        for moment in count():
+            interruption = Interruption(moment, stray, *MODULES, in_loops=False)
+            asyncio.run(main(interruption))
+            if not interruption.happened:
+                break
+    assert moment > 1 or (kind, way) == ("stock", own_future), "nothing was interrupted"
