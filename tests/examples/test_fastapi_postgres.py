@@ -73,15 +73,9 @@ def test_the_selftest_passes() -> None:
     EXAMPLE.check_selftest(deadline=100)
 
 
-@needs_packages
-@needs_postgresql
-@pytest.mark.spoils
-@pytest.mark.timeout(110)
-@pytest.mark.parametrize("spoilt", SPOILS)
-def test_the_selftest_fails_when(spoilt: str) -> None:
-    """With an exit status of 1, and a line that says what is wrong."""
-    spoil, message = SPOILS[spoilt]
-    EXAMPLE.check_that_it_fails(SPOILT.format(spoil=spoil), message)
+test_the_selftest_fails_when = needs_packages(
+    needs_postgresql(EXAMPLE.test_that_it_fails(SPOILT, SPOILS, timeout=110))
+)
 
 
 BLOCKS = re.findall(r"^```py\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)

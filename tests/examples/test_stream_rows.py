@@ -113,13 +113,7 @@ def test_the_selftest_passes() -> None:
     EXAMPLE.check_selftest("--rows", str(ROWS), deadline=100)
 
 
-@pytest.mark.spoils
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("spoilt", SPOILS)
-def test_the_selftest_fails_when(spoilt: str) -> None:
-    """With an exit status of 1, and a line that says what is wrong."""
-    spoil, message = SPOILS[spoilt]
-    EXAMPLE.check_that_it_fails(SPOILT.format(spoil=spoil), message)
+test_the_selftest_fails_when = EXAMPLE.test_that_it_fails(SPOILT, SPOILS)
 
 
 @pytest.mark.timeout(60)

@@ -61,13 +61,7 @@ def test_the_selftest_passes() -> None:
     assert printed.startswith(f"uploads         {UPLOADS} at once\n")
 
 
-@pytest.mark.spoils
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("spoilt", SPOILS)
-def test_the_selftest_fails_when(spoilt: str) -> None:
-    """With an exit status of 1, and a line that says what is wrong."""
-    spoil, message = SPOILS[spoilt]
-    EXAMPLE.check_that_it_fails(SPOILT.format(spoil=spoil, uploads=UPLOADS), message)
+test_the_selftest_fails_when = EXAMPLE.test_that_it_fails(SPOILT, SPOILS, uploads=UPLOADS)
 
 
 @pytest.mark.spoils

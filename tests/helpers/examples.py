@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from helpers.child import run_in_child
 
 #: What a program that spoils one begins with: the module is ``example``.
@@ -52,3 +54,20 @@ class Example:
         assert child.returncode == 1, child.stderr
         assert message in child.stderr, child.stderr
         assert self.verdict not in child.stdout
+
+    def test_that_it_fails(
+        self, program: str, spoils: dict[str, tuple[str, str]], timeout: float = 60, **more: object
+    ) -> Callable[[str], None]:
+        """Return the test of all *spoils*: what goes into *program*, and what is said of it.
+
+        *more* goes into *program*, too.
+        """
+
+        @pytest.mark.spoils
+        @pytest.mark.timeout(timeout)
+        @pytest.mark.parametrize("spoilt", spoils)
+        def test(spoilt: str) -> None:
+            spoil, message = spoils[spoilt]
+            self.check_that_it_fails(program.format(spoil=spoil, **more), message)
+
+        return test
