@@ -189,17 +189,42 @@ def test_a_worker_that_drives_one_closer_keeps_its_identity_while_another_one_ad
     loops.run(main)
 
 
-def test_a_shared_worker_does_not_give_up_while_one_task_needs_it(
-    loops: LoopKind, one: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The task that it drove last has ended; the one that it waits for has not."""
-    monkeypatch.setattr("threadhop._block_job.POLL", 0.001)
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What parked workers, which look often, are told: whether a task is gone."""
     looks: list[bool] = []
     is_gone = Strand.is_gone
 
     def noted(strand: Strand) -> bool:
         looks.append(is_gone(strand))
         return looks[-1]
+
+    monkeypatch.setattr("threadhop._block_job.POLL", 0.001)
+    monkeypatch.setattr(Strand, "is_gone", noted)
+    return looks
+
+
+def test_a_worker_does_not_give_up_while_another_task_may_close_what_an_ended_one_left(
+    loops: LoopKind, one: ThreadPoolExecutor, looks: list[bool]
+) -> None:
+    async def main() -> None:
+        rows = Rows(one)
+        source = rows()
+        await ended(start(take(source)))
+        looks.clear()
+        await until(lambda: len(looks) > 3)
+        await ended(start(close(source)))
+        rows.assert_closed_on_its_worker()
+        await assert_is_whole(one, 1)
+
+    loops.run(main)
+    assert not any(looks)
+
+
+def test_a_shared_worker_does_not_give_up_while_one_task_needs_it(
+    loops: LoopKind, one: ThreadPoolExecutor, looks: list[bool]
+) -> None:
+    """The task that it drove last has ended; the one that it waits for has not."""
 
     async def main() -> None:
         rows = Rows(one)
@@ -209,7 +234,7 @@ def test_a_shared_worker_does_not_give_up_while_one_task_needs_it(
                 source = rows()
                 await take(source)
                 await ended(start(close(source)))
-                monkeypatch.setattr(Strand, "is_gone", noted)
+                looks.clear()
                 await until(lambda: len(looks) > 3)
             assert here() == worker
         assert not all(looks)

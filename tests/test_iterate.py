@@ -637,6 +637,22 @@ def test_cancelled_before_the_first_item_it_never_begins(
     assert not source.threads
 
 
+@on_every_loop
+async def test_an_iterator_that_is_read_inside_a_body_leaves_that_as_it_was(
+    executor: Executor,
+) -> None:
+    """By an executor that helps out while it waits."""
+    held = HeldExecutor()
+    items = iterate_in_executor(held, range(3))
+    first = asyncio.ensure_future(anext(items))
+    await until(lambda: held.jobs)
+    async with threadpool(executor):
+        worker = here()
+        held.run()
+        assert exec_in_eventloop(here) != worker
+    assert [await first, *await collect(items)] == [0, 1, 2]
+
+
 def test_a_time_limit_becomes_a_timeout_error(
     current_task_loops: LoopKind, executor: Executor
 ) -> None:
