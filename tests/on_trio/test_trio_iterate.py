@@ -119,7 +119,7 @@ def test_a_cancelled_task_waits_until_the_source_is_closed(by: str) -> None:
             assert seen == ["1", "closed"]
 
     async def cancel(scope: trio.CancelScope) -> None:
-        while not gate.reached.is_set():
+        while not (gate.reached.is_set() and seen):
             await trio.sleep(0.001)
         scope.cancel()
 
