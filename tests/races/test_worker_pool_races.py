@@ -220,6 +220,23 @@ def test_a_job_that_comes_just_before_a_turn_ends_is_done(monkeypatch: pytest.Mo
         assert job.wait().runs == 1
 
 
+def test_a_job_that_comes_while_a_turn_ends_is_done() -> None:
+    """Under the lock, which ``put`` does not take if it finds no room."""
+
+    class LyingSet(set[Any]):
+        def discard(self, turn: Any, /) -> None:
+            view._limiter._active = set(self)
+            view.put(job)
+            view._limiter._active.discard(turn)
+
+    with WorkerPool(1) as pool:
+        view = pool.limited(1)
+        job = Told()
+        view._limiter._active = LyingSet()
+        view.submit(int).result(LIMIT)
+        assert job.wait().runs == 1
+
+
 def test_shutdown_of_a_view_waits_for_a_job_that_came_just_before_a_turn_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

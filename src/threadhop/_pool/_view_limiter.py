@@ -214,7 +214,10 @@ class ViewLimiter:
 
     def _end_unless_needed(self, turn: _Turn) -> bool:
         """Under the lock. False if a job relies on *turn*: it came when the worker had looked."""
-        if self._waiting and len(self._active) - 1 - len(self._away) < self.limit:
+        # First that: ``put`` first appends the job, then looks for room, and takes no lock for it.
+        self._active.discard(turn)
+        if self._waiting and self._has_room():
+            self._active.add(turn)
             return False
         self._end(turn)
         return True
