@@ -180,17 +180,21 @@ class ViewLimiter:
 
     def serve(self, turn: _Turn) -> None:
         threads, waiting = self.threads, self._waiting
+        jobs = iter(waiting.popleft, None)
         while True:
             # (Too many after a body has come back: this worker gives way.)
             while len(self._active) - len(self._away) <= self.limit:
                 try:
-                    job = waiting.popleft()
+                    for job in jobs:  # noqa: B007 - as in ``Threads``
+                        break
                 except IndexError:
                     break
                 try:
                     job()
-                except BaseException:  # A mistake of ours, or of a done callback, costs no turn.
+                except BaseException as exc:
+                    # A mistake of ours, or of a done callback, costs no turn.
                     report("Exception in worker", log)
+                    job.fail(exc)
                 del job
                 if waiting and threads.waiting:
                     # Other jobs wait for this worker, too. It looks for them next.
@@ -205,6 +209,11 @@ class ViewLimiter:
 
     def end(self, turn: _Turn) -> None:
         holding(self._lock, self._end, turn)
+
+    def replace(self, turn: _Turn) -> None:
+        """End *turn*, which was interrupted. Jobs that wait may have relied on it."""
+        self.end(turn)
+        self._take_turn(self.threads.requeue)
 
     def _end(self, turn: _Turn) -> None:
         """Under the lock."""
@@ -335,8 +344,13 @@ class _Turn:
         self.thread = 0
 
     def __call__(self) -> None:
-        if self._limiter.begin(self):
-            self._limiter.serve(self)
+        limiter = self._limiter
+        try:
+            if limiter.begin(self):
+                limiter.serve(self)
+        except BaseException:  # Another thread has raised it here, between two jobs.
+            limiter.replace(self)
+            raise
 
     def is_here(self) -> bool:
         # Here that is a turn that has ended: a view counts as its jobs. (One that is older than the
