@@ -158,11 +158,10 @@ class Threads(Permits):
         return None
 
     def _woke(self, wake: Callable[[], object]) -> bool:
-        try:
+        with contextlib.suppress(IndexError):
             wake()
-        except IndexError:
-            return False
-        return True
+            return True
+        return False
 
     def _could_not_start(self, job: Job | None, error: BaseException) -> None:
         is_interrupt = not isinstance(error, Exception)
@@ -259,8 +258,7 @@ class Threads(Permits):
     # In a worker.
 
     def _work(self) -> None:
-        # What another thread raises here (``PyThreadState_SetAsyncExc``), between two steps, costs
-        # the pool no worker: each step may be repeated.
+        # Each step may be repeated: another thread may raise something here (stopit, for one).
         begun: list[None] = []
         is_initialized, gate = False, None
         while True:
@@ -290,18 +288,7 @@ class Threads(Permits):
                 report("Exception in an idle worker", log)
 
     def _was_initialized(self) -> bool:
-        """Call the initializer. False if it has failed, and the pool with it."""
-        if self._initialize is not None:
-            try:
-                self._initialize()
-            except BaseException:
-                report("Exception in initializer:", log)
-                self._initializer_failed()
-                return False
-        return True
-
-    def _initializer_failed(self) -> None:
-        """The initializer has failed."""
+        """False if the initializer has failed, and the pool with it."""
 
         def leave(dropped: list[Job]) -> None:
             self.make_refusal = self._broken
@@ -309,7 +296,14 @@ class Threads(Permits):
             self._drain_all(dropped)
             self._unregister()
 
-        fail_all(partial(holding, self._lock, leave), self._broken)
+        try:
+            if self._initialize is not None:
+                self._initialize()
+            return True
+        except BaseException:
+            report("Exception in initializer:", log)
+            fail_all(partial(holding, self._lock, leave), self._broken)
+            return False
 
     def _serve(self, gate: Gate) -> None:
         waiting, idle, max_workers = self.waiting, self._idle, self.max_workers
@@ -350,7 +344,11 @@ class Threads(Permits):
 
     def _leave(self) -> bool:
         """Give up the permit and end. False if there is something to do after all."""
-        return holding(self._lock, self._leave_unless_needed)
+        if not holding(self._lock, self._leave_unless_needed):
+            return False
+        # A finalizer may have put a job in the middle of that, and found no thread missing.
+        self._see_to_waiting()
+        return True
 
     def _leave_unless_needed(self) -> bool:
         """Under the lock."""
@@ -377,6 +375,9 @@ class Threads(Permits):
     def away(self, parked: Parked) -> None:
         """From within a job, whose body goes elsewhere: this worker does not count meanwhile."""
         self._release(parked)
+        self._see_to_waiting()
+
+    def _see_to_waiting(self) -> None:
         if self.waiting:
             with contextlib.suppress(Exception):  # The jobs that wait have failed with it.
                 self._add_worker()
