@@ -75,9 +75,9 @@ class ViewLimiter:
 
     def _take_turn(self, put: Callable[[Job], None], job: Job | None = None) -> None:
         """Ask the pool for one more worker, if a job waits and there is room."""
-        turn = _Turn(self)
+        turn, is_for_new_job = _Turn(self), job is not None
         try:
-            if not holding(self._lock, self._begin, turn, job is not None):
+            if not holding(self._lock, self._begin, turn, is_for_new_job):
                 return
             self._put(put, turn)
         except BaseException as exc:
@@ -88,10 +88,12 @@ class ViewLimiter:
                     self._waiting.remove(job)
             except ValueError:
                 job = None
-            if isinstance(exc, Exception):
+            # Other jobs may have relied on this turn. They are done, even if the pool refuses it.
+            is_refused = is_for_new_job and self.threads.make_refusal is not None
+            if is_refused or not isinstance(exc, Exception):
+                self._take_turn(self.threads.requeue)
+            else:
                 self.drop_if_alone(exc)
-            elif job is not None or put is not self.threads.requeue:
-                self._take_turn(self.threads.requeue)  # Other jobs may have relied on this turn.
             if job is not None or not isinstance(exc, Exception):
                 raise
 
@@ -122,7 +124,8 @@ class ViewLimiter:
 
     def _drain_if_alone(self, into: list[Job]) -> None:
         """Under the lock."""
-        if not self._active:
+        # (A body that is away may wait for these very jobs.)
+        if len(self._active) <= len(self._away):
             self.drain(into)
 
     def drain(self, into: list[Job]) -> None:
