@@ -494,6 +494,24 @@ def test_a_job_is_taken_back_when_no_thread_can_start(
         assert (job.runs, job.errors) == (0, [])
 
 
+@of_pool_and_view
+def test_a_job_fails_if_only_a_body_is_there_that_is_away_and_no_thread_can_start(
+    of_view: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The body may wait for that very job."""
+    with WorkerPool(1, max_threads=2) as pool:
+        executor = pool_or_view(pool, of_view)
+        traveller, job = Traveller(executor), Told()
+        executor.put(job)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", cannot_start)
+            traveller.go_away()
+            (error,) = job.wait().errors
+        assert "can't start new thread" in str(error)
+        traveller.finish()
+        assert executor.submit(int).result(LIMIT) == 0
+
+
 @pytest.mark.parametrize(
     ("error", "of_view"),
     [(RuntimeError, False), (RuntimeError, True), (KeyboardInterrupt, False)],

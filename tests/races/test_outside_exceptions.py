@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from helpers.garbage import no_collector
 from helpers.interruptions import Interruption
+from helpers.pool_jobs import Told
 from helpers.steps import LIMIT, until, wait_until
 
 from threadhop import (
@@ -130,3 +131,47 @@ def test_an_exception_from_outside_as_a_worker_goes_away_loses_nobody(
             if not interruption.happened:
                 break
     assert moment > 1 or (kind, way) == ("stock", own_future), "nothing was interrupted"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["pool", "view", "counting pool", "counting view"])
+@pytest.mark.parametrize("idle_timeout", [0, None], ids=["leaves", "stays"])
+def test_an_exception_from_outside_between_two_jobs_costs_no_worker_and_no_job(
+    monkeypatch: pytest.MonkeyPatch,
+    expect_loop_errors: object,
+    kind: str,
+    idle_timeout: float | None,
+) -> None:
+    work = _threads.Threads._work
+    # (The very first one, as all before it, is Python's: the thread has not begun with its work.)
+    for moment in count(1):
+        interruption = Interruption(moment, stray, *MODULES, in_loops=False)
+        first = iter([interruption])
+
+        def interrupted(threads: Any, first: Iterator[Any] = first) -> None:
+            with next(first, contextlib.nullcontext()):
+                work(threads)
+
+        monkeypatch.setattr(_threads.Threads, "_work", interrupted)
+        pool = WorkerPool(
+            1,
+            max_threads=2,
+            max_queued=9 if "counting" in kind else None,
+            idle_timeout=idle_timeout,
+        )
+        executor: Any = pool.limited(1) if "view" in kind else pool
+        for jobs in (1, 2, 1):
+            told = [Told() for _ in range(jobs)]
+            for job in told:
+                executor.put(job)
+            for job in told:
+                assert job.ended.wait(LIMIT), f"lost: {interruption.where}"
+        with contextlib.suppress(StrayError):  # It may come so late.
+            executor.submit(int).result(LIMIT)
+        threads = pool._workers
+        wait_until(lambda threads=threads: len(threads._serving) == len(threads._threads) <= 1)
+        executor.shutdown()
+        pool.shutdown()
+        if not interruption.happened:
+            break
+    assert moment > 10, "nothing was interrupted"

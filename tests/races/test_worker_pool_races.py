@@ -321,6 +321,25 @@ def test_a_signal_handler_may_shut_the_pool_down_while_its_thread_puts_a_job(
         assert (job.runs, job.errors) == (0, [DROPPED])
 
 
+def test_a_job_that_a_finalizer_puts_while_a_worker_leaves_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All threads that there may be seem to be there, and the other one is away."""
+    with WorkerPool(2, max_threads=2, idle_timeout=0.01) as pool:
+        traveller, job = Traveller(pool).go_away(), Told()
+        unregister = pool._workers._unregister
+
+        def finalizer_and_unregister() -> None:
+            monkeypatch.undo()
+            pool.put(job)
+            unregister()
+
+        monkeypatch.setattr(pool._workers, "_unregister", finalizer_and_unregister)
+        pool.submit(int).result(LIMIT)
+        assert job.wait().runs == 1
+        traveller.finish()
+
+
 # all of it
 
 

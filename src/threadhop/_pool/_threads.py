@@ -158,11 +158,10 @@ class Threads(Permits):
         return None
 
     def _woke(self, wake: Callable[[], object]) -> bool:
-        try:
+        with contextlib.suppress(IndexError):
             wake()
-        except IndexError:
-            return False
-        return True
+            return True
+        return False
 
     def _could_not_start(self, job: Job | None, error: BaseException) -> None:
         is_interrupt = not isinstance(error, Exception)
@@ -259,40 +258,37 @@ class Threads(Permits):
     # In a worker.
 
     def _work(self) -> None:
-        # Without the lock, which the thread that started this one still has: it would go on first.
-        # Both take it out of the set; the first one decides. Not counted for a moment, it may be a
-        # worker too many, which then yields its permit.
-        try:
-            self._starting.remove(threading.current_thread())
-        except KeyError:
-            return
-        self._serving.add(get_ident())
-        _lifetime.join_at_exit(self)
-        if self._initialize is not None:
-            try:
-                self._initialize()
-            except BaseException:
-                report("Exception in initializer:", log)
-                self._initializer_failed()
-                return
+        # Each step may be repeated: another thread may raise something here (stopit, for one).
+        begun: list[None] = []
+        is_initialized, gate = False, None
         while True:
-            gate = allocate_lock()
-            gate.acquire()
             try:
+                if not begun:
+                    # Without the lock, which the thread that started this one still has: it would
+                    # go on first. Both take it out of the set; the first one decides. Not counted
+                    # for a moment, it may be a worker too many, which then yields its permit.
+                    begun.extend(map(self._starting.remove, (threading.current_thread(),)))
+                if threading.current_thread() not in self._threads:  # Interrupted as it left.
+                    holding(self._lock, self._unregister)
+                    return
+                if gate is not None:
+                    self._cancel_park(gate)
+                self._serving.add(get_ident())
+                _lifetime.join_at_exit(self)
+                if not is_initialized and not self._was_initialized():
+                    return
+                is_initialized = True
+                gate = allocate_lock()  # A new one: another thread may just be about to open it.
+                gate.acquire()
                 self._serve(gate)
                 return
-            except BaseException:
-                # Another thread has raised it here (``PyThreadState_SetAsyncExc``), and it met no
-                # job. The worker goes on, with another gate.
+            except BaseException as exc:
+                if not begun and isinstance(exc, KeyError):
+                    return
                 report("Exception in an idle worker", log)
-            if threading.current_thread() not in self._threads:
-                holding(self._lock, self._unregister)
-                return
-            self._cancel_park(gate)
-            self._serving.add(get_ident())  # Interrupted in ``_leave``, it has left them.
 
-    def _initializer_failed(self) -> None:
-        """The initializer has failed."""
+    def _was_initialized(self) -> bool:
+        """False if the initializer has failed, and the pool with it."""
 
         def leave(dropped: list[Job]) -> None:
             self.make_refusal = self._broken
@@ -300,22 +296,33 @@ class Threads(Permits):
             self._drain_all(dropped)
             self._unregister()
 
-        fail_all(partial(holding, self._lock, leave), self._broken)
+        try:
+            if self._initialize is not None:
+                self._initialize()
+            return True
+        except BaseException:
+            report("Exception in initializer:", log)
+            fail_all(partial(holding, self._lock, leave), self._broken)
+            return False
 
     def _serve(self, gate: Gate) -> None:
         waiting, idle, max_workers = self.waiting, self._idle, self.max_workers
-        popleft, serving, patience = waiting.popleft, self._serving, self._patience
+        jobs, serving, patience = iter(waiting.popleft, None), self._serving, self._patience
         while True:
             # Here the worker has a permit.
             while waiting and (len(serving) <= max_workers or self._count_held() <= max_workers):
                 try:
-                    job = popleft()
+                    # Taken and kept in one step: an exception from outside loses no job.
+                    for job in jobs:  # noqa: B007 - it is, below
+                        break
                 except IndexError:
                     break
                 try:
                     job()
-                except BaseException:  # A mistake of ours must not cost the pool a worker.
+                except BaseException as exc:  # A mistake of ours must not cost the pool a worker.
                     report("Exception in worker", log)
+                    # Raised from outside it may have come before the job had begun.
+                    job.fail(exc)
                 # A worker that sleeps keeps nothing of its last job.
                 del job
             if len(serving) > max_workers and self._count_held() > max_workers:
@@ -337,7 +344,11 @@ class Threads(Permits):
 
     def _leave(self) -> bool:
         """Give up the permit and end. False if there is something to do after all."""
-        return holding(self._lock, self._leave_unless_needed)
+        if not holding(self._lock, self._leave_unless_needed):
+            return False
+        # A finalizer may have put a job in the middle of that, and found no thread missing.
+        self._see_to_waiting()
+        return True
 
     def _leave_unless_needed(self) -> bool:
         """Under the lock."""
@@ -364,6 +375,9 @@ class Threads(Permits):
     def away(self, parked: Parked) -> None:
         """From within a job, whose body goes elsewhere: this worker does not count meanwhile."""
         self._release(parked)
+        self._see_to_waiting()
+
+    def _see_to_waiting(self) -> None:
         if self.waiting:
             with contextlib.suppress(Exception):  # The jobs that wait have failed with it.
                 self._add_worker()

@@ -75,9 +75,9 @@ class ViewLimiter:
 
     def _take_turn(self, put: Callable[[Job], None], job: Job | None = None) -> None:
         """Ask the pool for one more worker, if a job waits and there is room."""
-        turn = _Turn(self)
+        turn, is_for_new_job = _Turn(self), job is not None
         try:
-            if not holding(self._lock, self._begin, turn, job is not None):
+            if not holding(self._lock, self._begin, turn, is_for_new_job):
                 return
             self._put(put, turn)
         except BaseException as exc:
@@ -88,10 +88,12 @@ class ViewLimiter:
                     self._waiting.remove(job)
             except ValueError:
                 job = None
-            if isinstance(exc, Exception):
+            # Other jobs may have relied on this turn. They are done, even if the pool refuses it.
+            is_refused = is_for_new_job and self.threads.make_refusal is not None
+            if is_refused or not isinstance(exc, Exception):
+                self._take_turn(self.threads.requeue)
+            else:
                 self.drop_if_alone(exc)
-            elif job is not None or put is not self.threads.requeue:
-                self._take_turn(self.threads.requeue)  # Other jobs may have relied on this turn.
             if job is not None or not isinstance(exc, Exception):
                 raise
 
@@ -122,7 +124,8 @@ class ViewLimiter:
 
     def _drain_if_alone(self, into: list[Job]) -> None:
         """Under the lock."""
-        if not self._active:
+        # (A body that is away may wait for these very jobs.)
+        if len(self._active) <= len(self._away):
             self.drain(into)
 
     def drain(self, into: list[Job]) -> None:
@@ -180,17 +183,21 @@ class ViewLimiter:
 
     def serve(self, turn: _Turn) -> None:
         threads, waiting = self.threads, self._waiting
+        jobs = iter(waiting.popleft, None)
         while True:
             # (Too many after a body has come back: this worker gives way.)
             while len(self._active) - len(self._away) <= self.limit:
                 try:
-                    job = waiting.popleft()
+                    for job in jobs:  # noqa: B007 - as in ``Threads``
+                        break
                 except IndexError:
                     break
                 try:
                     job()
-                except BaseException:  # A mistake of ours, or of a done callback, costs no turn.
+                except BaseException as exc:
+                    # A mistake of ours, or of a done callback, costs no turn.
                     report("Exception in worker", log)
+                    job.fail(exc)
                 del job
                 if waiting and threads.waiting:
                     # Other jobs wait for this worker, too. It looks for them next.
@@ -205,6 +212,11 @@ class ViewLimiter:
 
     def end(self, turn: _Turn) -> None:
         holding(self._lock, self._end, turn)
+
+    def replace(self, turn: _Turn) -> None:
+        """End *turn*, which was interrupted. Jobs that wait may have relied on it."""
+        self.end(turn)
+        self._take_turn(self.threads.requeue)
 
     def _end(self, turn: _Turn) -> None:
         """Under the lock."""
@@ -335,8 +347,13 @@ class _Turn:
         self.thread = 0
 
     def __call__(self) -> None:
-        if self._limiter.begin(self):
-            self._limiter.serve(self)
+        limiter = self._limiter
+        try:
+            if limiter.begin(self):
+                limiter.serve(self)
+        except BaseException:  # Another thread has raised it here, between two jobs.
+            limiter.replace(self)
+            raise
 
     def is_here(self) -> bool:
         # Here that is a turn that has ended: a view counts as its jobs. (One that is older than the

@@ -101,6 +101,11 @@ class WorkItem:
         future = self._future
         if future.done() and not future.cancelled():
             return False
+        if future.running() and isinstance(error, BaseException):
+            # By its worker, in which another thread has raised it before the call or after.
+            self._fn = None
+            future.set_exception(error)
+            return True
         if not isinstance(error, BaseException):
             future.cancel()
         # ``wait()`` for several futures hears of a cancel only by this.
