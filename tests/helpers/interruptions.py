@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import sys
+import threading
 from collections.abc import Callable
 from functools import cache
 from threading import get_ident
@@ -12,6 +13,8 @@ from typing import Any, Self
 
 RESUME = dis.opmap.get("RESUME")  # PyPy has none
 JUMP_BACKWARD = dis.opmap.get("JUMP_BACKWARD")
+
+_looking_away = threading.RLock()
 
 #: Between these two and what they guard the interpreter does not look for signals.
 _OF_WITH = ("__enter__", "__exit__")
@@ -83,10 +86,10 @@ class Interruption:
 
         def _look_away(self) -> None:
             tool = sys.monitoring.PROFILER_ID
-            if sys.monitoring.get_tool(tool) is None:
-                return
-            sys.monitoring.set_events(tool, 0)
-            sys.monitoring.free_tool_id(tool)
+            with _looking_away:  # Two threads may come here at once.
+                if sys.monitoring.get_tool(tool) is not None:
+                    sys.monitoring.set_events(tool, 0)
+                    sys.monitoring.free_tool_id(tool)
 
         def _at_resume(self, code: CodeType, offset: int) -> Any:
             if code.co_filename not in self._files:
