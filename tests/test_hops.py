@@ -414,13 +414,19 @@ def test_a_signal_handler_prints_them_wherever_it_comes(pool: str) -> None:
 import signal, threading
 from concurrent.futures import ThreadPoolExecutor
 from threadhop import WorkerPool, print_hops, threadpool
-signal.signal(signal.SIGUSR1, lambda *_: print_hops())
-over = threading.Event()
+over, printed = threading.Event(), threading.Semaphore(0)
+
+def handle(*_):
+    print_hops()
+    printed.release()
+
+signal.signal(signal.SIGUSR1, handle)
 
 def send():
     # (On PyPy it takes long to ask.)
     while not over.wait(0.1 if sys.implementation.name == "pypy" else 0.002):
         os.kill(os.getpid(), signal.SIGUSR1)
+        printed.acquire(timeout=1)  # Or a slow machine would do nothing else.
 
 async def main():
     sender = threading.Thread(target=send)
