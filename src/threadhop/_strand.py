@@ -370,10 +370,11 @@ class Strand:
 
     def abandon(self) -> None:
         """The task will never go on: send its workers away, and say so."""
+        has_ended = self.task_has_ended
         if self.loop.is_closed():
             what = LOOP_CLOSED
-        elif self.task_has_ended is not None and self.task_has_ended():
-            what = TASK_LEFT
+        elif has_ended is not None and has_ended() and not self.loop.is_gone():
+            what = TASK_LEFT  # (At the end of the process its loop may have let go of it.)
         else:
             what = LOOP_STOPPED
         if not self.is_said_to_be_left:
