@@ -221,8 +221,7 @@ def test_a_job_that_raises_costs_the_pool_no_worker(
 
 
 def test_statistics_tell_what_the_threads_do() -> None:
-    # (A third thread may come for a moment while two of them start.)
-    with WorkerPool(2, max_threads=2) as pool:
+    with WorkerPool(2, max_threads=3) as pool:
         assert pool.statistics() == Statistics(max_workers=2, busy=0, away=0, idle=0, queued=0)
         gates = [Gate() for _ in range(3)]
         for gate in gates:

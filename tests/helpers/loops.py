@@ -140,8 +140,6 @@ def _pure_python_task(
 
 #: Whether ``.ci/run`` asks for the short form, as it does on the slow Pythons.
 IS_SHORT = os.environ.get("THREADHOP_TESTS") == "short"
-#: Each Python interrupts at each third moment, its neighbour at another third.
-TAKES_THIRDS = os.environ.get("THREADHOP_TESTS") in ("short", "thirds")
 
 
 def _loop_kinds() -> list[LoopKind]:

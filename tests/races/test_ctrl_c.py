@@ -27,7 +27,7 @@ except ImportError:
     anyio = None  # type: ignore[assignment, unused-ignore]
 import pytest
 from helpers.interruptions import Interruption, interrupt
-from helpers.loops import TAKES_THIRDS
+from helpers.loops import IS_SHORT
 from helpers.steps import LIMIT, Gate, turns
 
 from threadhop import (
@@ -213,7 +213,8 @@ class Stage:
 def sweep(at: Callable[[int], tuple[Interruption, list[str]]]) -> None:
     """Call *at* with each moment there is; *at* returns what was lost."""
     failures: list[str] = []
-    for moment in count(sys.version_info[1] % 3, 3) if TAKES_THIRDS else count():
+    # (In the short form each Python has other moments.)
+    for moment in count(sys.version_info[1] % 3, 3) if IS_SHORT else count():
         interruption, losses = at(moment)
         failures += [f"{interruption.where} (moment {moment}): {loss}" for loss in losses]
         if not interruption.happened or len(failures) >= FAILURES:

@@ -30,7 +30,7 @@ def is_whole(pool: WorkerPool) -> bool:
             not threads.waiting
             and not threads._starting
             and not threads.all_away
-            and parked == len(threads._threads) == len(threads._serving) <= threads.max_threads
+            and parked == len(threads._threads) <= threads.max_threads
             and len(threads._idle) <= threads.max_workers
         )
 

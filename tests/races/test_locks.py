@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from _thread import get_ident
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Parts:
         pool = WorkerPool(2, max_queued=5)
         self.threads: Any = pool._workers
         self.view: Any = pool.limited(2, max_queued=5)._limiter
-        self.threads._serving.add(get_ident())
+        self.threads._threads[threading.current_thread()] = 0
         self.turn = _view_limiter._Turn(self.view)
         self.view._active.add(self.turn)
         self.entry = _limits.Entry(self.threads, Told())

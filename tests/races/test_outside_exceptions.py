@@ -103,7 +103,6 @@ class Kept:
         if isinstance(self.pool, WorkerPool):
             threads = self.pool._workers
             # Each worker is counted once, or there would be one too many, or one too few.
-            assert len(threads._serving) == len(threads._threads)
             wait_until(lambda: len(threads._idle) + len(threads._spare) == len(threads._threads))
             assert len(threads._idle) == min(2, len(threads._threads))
         self.pool.shutdown()
@@ -169,7 +168,7 @@ def test_an_exception_from_outside_between_two_jobs_costs_no_worker_and_no_job(
         with contextlib.suppress(StrayError):  # It may come so late.
             executor.submit(int).result(LIMIT)
         threads = pool._workers
-        wait_until(lambda threads=threads: len(threads._serving) == len(threads._threads) <= 1)
+        wait_until(lambda threads=threads: len(threads._threads) <= 1)
         executor.shutdown()
         pool.shutdown()
         if not interruption.happened:

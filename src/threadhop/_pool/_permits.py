@@ -69,8 +69,8 @@ class Permits:
         self._idle: deque[Gate] = deque()
 
         # The collections below change under the lock. Their lengths may be read without it.
-        #: All workers, by the idents of their threads. (A new one adds itself without the lock.)
-        self._serving: set[int] = set()
+        #: All workers, also those that have yet to begin, with their numbers.
+        self._threads: dict[threading.Thread, int] = {}
         #: What those do that are away: they have no permit.
         self.all_away: set[Parked] = set()
         #: Parked workers without a permit. (Whoever wakes one needs no lock.)
@@ -82,7 +82,7 @@ class Permits:
 
     def _count_held(self) -> int:
         """How many permits are held."""
-        return len(self._serving) - len(self.all_away) - len(self._spare)
+        return len(self._threads) - len(self.all_away) - len(self._spare)
 
     def _wake_all(self) -> None:
         for wake in (self._wake_idle, self._wake_spare):
@@ -95,7 +95,7 @@ class Permits:
     def _clear(self) -> None:
         """In the child of a fork: no worker is here, and nothing waits."""
         self._lock = threading.RLock()
-        for collection in (self.waiting, self._idle, self._serving, self.all_away, self._spare):
+        for collection in (self.waiting, self._idle, self.all_away, self._spare):
             collection.clear()
 
     # In a worker, from within its job. Both may be repeated.

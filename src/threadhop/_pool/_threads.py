@@ -4,10 +4,10 @@
 the threads themselves, and how they end:
 
 - A worker leaves when it was parked for ``idle_timeout`` seconds, unless there may be one only;
-  after ``close``, as soon as nothing waits. It decides under the lock, after it gave up its permit:
-  a ``put`` from then on finds the permit free, and waits for the lock to start another thread.
-- A thread is started under the lock, and begins without it. One that could not start has never
-  counted. Jobs that relied on it wait for the other workers; without any, they fail.
+  after ``close``, as soon as nothing waits. It decides and gives up its permit under the lock, and
+  then looks for a job once more: a ``put`` from then on finds the permit free.
+- A thread is started under the lock, and begins without it. It counts from before that. If it could
+  not start, jobs that relied on it wait for the other workers; without any, they fail.
 - ``put`` checks ``make_refusal`` twice: before it appends the job and after. If the pool was closed
   in between, no worker may be left to see the job, so ``put`` takes it back and raises.
 - Jobs fail after the lock was released, never under it.
@@ -64,9 +64,7 @@ class Threads(Permits):
         self._closing = False
 
         # Guarded by the lock.
-        #: All threads, with their numbers.
-        self._threads: dict[threading.Thread, int] = {}
-        #: Those of them that have not yet acquired a permit.
+        #: Threads that have yet to begin. (They hold a permit from before their start.)
         self._starting: set[threading.Thread] = set()
         #: Threads that have left, and may not quite have ended.
         self._ended: list[threading.Thread] = []
@@ -122,8 +120,7 @@ class Threads(Permits):
         """Under the lock. Returns what the start of a thread raised."""
         if not self.waiting or self._woke(self._wake_idle):
             return None
-        is_none_free = self._count_held() + len(self._starting) >= self.max_workers
-        if is_none_free or self._woke(self._wake_spare):
+        if self._count_held() >= self.max_workers or self._woke(self._wake_spare):
             return None
         if len(self._threads) >= self.max_threads:
             return None  # All are away, or look for a job before they park.
@@ -265,15 +262,14 @@ class Threads(Permits):
             try:
                 if not begun:
                     # Without the lock, which the thread that started this one still has: it would
-                    # go on first. Both take it out of the set; the first one decides. Not counted
-                    # for a moment, it may be a worker too many, which then yields its permit.
+                    # go on first. Both take it out of the set; the first one decides.
                     begun.extend(map(self._starting.remove, (threading.current_thread(),)))
                 if threading.current_thread() not in self._threads:  # Interrupted as it left.
                     holding(self._lock, self._unregister)
+                    self._see_to_waiting()
                     return
                 if gate is not None:
                     self._cancel_park(gate)
-                self._serving.add(get_ident())
                 _lifetime.join_at_exit(self)
                 if not is_initialized and not self._was_initialized():
                     return
@@ -307,10 +303,10 @@ class Threads(Permits):
 
     def _serve(self, gate: Gate) -> None:
         waiting, idle, max_workers = self.waiting, self._idle, self.max_workers
-        jobs, serving, patience = iter(waiting.popleft, None), self._serving, self._patience
+        jobs, threads, patience = iter(waiting.popleft, None), self._threads, self._patience
         while True:
             # Here the worker has a permit.
-            while waiting and (len(serving) <= max_workers or self._count_held() <= max_workers):
+            while waiting and (len(threads) <= max_workers or self._count_held() <= max_workers):
                 try:
                     # Taken and kept in one step: an exception from outside loses no job.
                     for job in jobs:  # noqa: B007 - it is, below
@@ -325,7 +321,7 @@ class Threads(Permits):
                     job.fail(exc)
                 # A worker that sleeps keeps nothing of its last job.
                 del job
-            if len(serving) > max_workers and self._count_held() > max_workers:
+            if len(threads) > max_workers and self._count_held() > max_workers:
                 if not self._yield_permit(gate):
                     continue
             else:
@@ -346,17 +342,14 @@ class Threads(Permits):
         """Give up the permit and end. False if there is something to do after all."""
         if not holding(self._lock, self._leave_unless_needed):
             return False
-        # A finalizer may have put a job in the middle of that, and found no thread missing.
+        # A job that came meanwhile has found no permit free, and no thread missing.
         self._see_to_waiting()
         return True
 
     def _leave_unless_needed(self) -> bool:
         """Under the lock."""
-        here = get_ident()
-        self._serving.discard(here)
         # (If it was among the spare, the workers with permits see to the jobs.)
-        if self.waiting and self._count_held() < self.max_workers:
-            self._serving.add(here)
+        if self.waiting and self._count_held() <= self.max_workers:
             return False
         self._unregister()
         return True
@@ -364,7 +357,6 @@ class Threads(Permits):
     def _unregister(self) -> None:
         """Under the lock, in the worker that leaves. May be repeated."""
         thread = threading.current_thread()
-        self._serving.discard(get_ident())
         self._threads.pop(thread, None)
         self._ended.append(thread)
         _lifetime.join_no_more()
@@ -390,8 +382,8 @@ class Threads(Permits):
         self._starting.clear()
         self._ended.clear()
         here = get_ident()
-        self._threads = {t: number for t, number in self._threads.items() if t.ident == here}
-        self._serving.update(thread.ident or 0 for thread in self._threads)
+        for thread in [thread for thread in self._threads if thread.ident != here]:
+            del self._threads[thread]
         for view in self._views:
             view.start_afresh()
 
