@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from helpers.garbage import no_collector
 from helpers.interruptions import Interruption
-from helpers.pool_jobs import Told
-from helpers.steps import LIMIT, until, wait_until
+from helpers.pool_jobs import Told, Traveller
+from helpers.steps import LIMIT, busy, until, wait_until
 
 from threadhop import (
     WorkerPool,
@@ -29,7 +29,7 @@ from threadhop import (
     iterate_in_executor,
     threadpool,
 )
-from threadhop._pool import _futures, _limits, _permits, _threads, _view_limiter
+from threadhop._pool import _futures, _limits, _permits, _threads, _view_limiter, _work_item
 
 MODULES = (_away, _functions, _futures, _limits, _permits, _threads, _view_limiter)
 
@@ -49,10 +49,14 @@ def has_left(executor: Any, interruption: Interruption) -> bool:
 
 
 async def loop_part(executor: Executor, interruption: Interruption) -> None:
+    """Meanwhile its pool has as many other workers as it may; a stock one has one less."""
+    workers = 1 if type(executor) is ThreadPoolExecutor else 2
+    barrier = threading.Barrier(workers, timeout=LIMIT)
     async with threadpool(executor):
         with interruption:
             async with eventloop():
-                await asyncio.sleep(0)
+                jobs = [executor.submit(barrier.wait) for _ in range(workers)]
+                await asyncio.gather(*map(asyncio.wrap_future, jobs))
 
 
 async def call(executor: Executor, interruption: Interruption) -> None:
@@ -159,12 +163,15 @@ def test_an_exception_from_outside_between_two_jobs_costs_no_worker_and_no_job(
             idle_timeout=idle_timeout,
         )
         executor: Any = pool.limited(1) if "view" in kind else pool
+        everyone: list[Told] = []
         for jobs in (1, 2, 1):
             told = [Told() for _ in range(jobs)]
             for job in told:
                 executor.put(job)
             for job in told:
                 assert job.ended.wait(LIMIT), f"lost: {interruption.where}"
+            everyone += told
+        assert all(job.runs and not job.errors for job in everyone), interruption.where
         with contextlib.suppress(StrayError):  # It may come so late.
             executor.submit(int).result(LIMIT)
         threads = pool._workers
@@ -174,3 +181,50 @@ def test_an_exception_from_outside_between_two_jobs_costs_no_worker_and_no_job(
         if not interruption.happened:
             break
     assert moment > 10, "nothing was interrupted"
+
+
+@pytest.mark.usefixtures("expect_loop_errors")
+@pytest.mark.parametrize("kind", ["pool", "view", "counting pool", "counting view"])
+def test_an_exception_from_outside_leaves_no_future_pending(kind: str) -> None:
+    """From the end of one call to the end of the next one, on the same worker."""
+
+    def at(moment: int) -> Interruption:
+        interruption = Interruption(moment, stray, *MODULES, _work_item, in_loops=False)
+        with WorkerPool(1, max_queued=9 if "counting" in kind else None) as pool:
+            executor = pool.limited(1) if "view" in kind else pool
+            with busy(executor):
+                calls = (interruption.__enter__, interruption.__exit__, int)
+                futures = [executor.submit(func) for func in calls]
+            for future in futures:
+                error = future.exception(LIMIT)
+                assert error is None or isinstance(error, StrayError), interruption.where
+        return interruption
+
+    with no_collector():
+        for moment in count():
+            if not at(moment).happened:
+                break
+    assert moment > 1, "nothing was interrupted"
+
+
+@pytest.mark.usefixtures("expect_loop_errors")
+def test_a_worker_that_is_interrupted_as_it_leaves_wakes_the_spare(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They had to stay while there were others; the pool is shut down."""
+    pool = WorkerPool(1, max_threads=2)
+    threads, traveller = pool._workers, Traveller(pool).go_away()
+    pool.submit(int).result(LIMIT)
+    traveller.come_back()
+    wait_until(lambda: threads._spare)
+
+    def interrupted() -> None:
+        monkeypatch.undo()
+        threads._threads.pop(threading.current_thread())
+        raise StrayError
+
+    monkeypatch.setattr(threads, "_unregister", interrupted)
+    pool.shutdown(wait=False)
+    traveller.finish()
+    wait_until(lambda: not threads._threads)
+    pool.shutdown()

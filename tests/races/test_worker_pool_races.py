@@ -237,6 +237,28 @@ def test_a_job_that_comes_while_a_turn_ends_is_done() -> None:
         assert job.wait().runs == 1
 
 
+def test_a_job_that_relied_on_a_turn_which_the_closed_pool_refuses_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1 A takes the one turn, 2 B finds none free, 3 the pool is shut down, 4 it refuses A's."""
+    pool = WorkerPool(1)
+    view, a, b = pool.limited(1), Told(), Told()
+    put = pool._workers.put
+
+    def close_and_put(turn: Any) -> None:
+        monkeypatch.undo()
+        view.put(b)
+        pool.shutdown(wait=False)
+        put(turn)
+
+    monkeypatch.setattr(pool._workers, "put", close_and_put)
+    with pytest.raises(RuntimeError, match="shutdown"):
+        view.put(a)
+    assert b.wait().runs == 1
+    assert (a.runs, a.errors, b.errors) == (0, [], [])
+    pool.shutdown()
+
+
 def test_shutdown_of_a_view_waits_for_a_job_that_came_just_before_a_turn_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -319,6 +341,27 @@ def test_a_signal_handler_may_shut_the_pool_down_while_its_thread_puts_a_job(
         job = Told()
         pool.put(job)
         assert (job.runs, job.errors) == (0, [DROPPED])
+
+
+def test_a_worker_that_is_about_to_leave_stays_for_a_job_that_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1 it was idle for too long, 2 put finds nobody idle and no permit free, 3 it looks."""
+    with WorkerPool(1, max_threads=2, idle_timeout=0.01) as pool:
+        cancel_park, threads = pool._workers._cancel_park, []
+
+        def cancel_park_and_put(gate: Any) -> bool:
+            monkeypatch.undo()
+            is_parked_no_more = cancel_park(gate)
+            threads.append(threading.current_thread())
+            futures.append(pool.submit(threading.current_thread))
+            return is_parked_no_more
+
+        futures: list[Any] = []
+        monkeypatch.setattr(pool._workers, "_cancel_park", cancel_park_and_put)
+        pool.submit(int).result(LIMIT)
+        wait_until(lambda: futures)
+        assert futures[0].result(LIMIT) is threads[0]
 
 
 def test_a_job_that_a_finalizer_puts_while_a_worker_leaves_is_done(

@@ -157,6 +157,19 @@ def holding(lock: Any, func: Callable[..., T], /, *args: Any) -> T:
             lock.release()
 
 
+def do_again(job: Job, error: BaseException) -> None:
+    """In the worker that has called *job*, which raised *error*.
+
+    Raised from outside, *error* may have come before the job had begun. One that had begun does
+    nothing the second time. *error* may be a mistake of ours as well, or of a done callback.
+    """
+    report("Exception in worker", log)
+    try:
+        job()
+    except BaseException:
+        job.fail(error)
+
+
 def drain(waiting: deque[Job], into: list[Job]) -> None:
     """Take all jobs away, while other threads may take some, too."""
     with contextlib.suppress(IndexError):

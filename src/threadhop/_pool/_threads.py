@@ -27,7 +27,7 @@ from weakref import WeakSet
 from .. import _lifetime
 from .._away import Parked, Place
 from .._errors import DROPPED, NO_JOIN, POOL_ENDED, report
-from ._permits import Gate, Permits, drain, fail_all, holding, log
+from ._permits import Gate, Permits, do_again, drain, fail_all, holding, log
 from ._thread import WorkerThread
 from ._work_item import Job, View
 
@@ -315,10 +315,8 @@ class Threads(Permits):
                     break
                 try:
                     job()
-                except BaseException as exc:  # A mistake of ours must not cost the pool a worker.
-                    report("Exception in worker", log)
-                    # Raised from outside it may have come before the job had begun.
-                    job.fail(exc)
+                except BaseException as exc:  # It must not cost the pool a worker.
+                    do_again(job, exc)
                 # A worker that sleeps keeps nothing of its last job.
                 del job
             if len(threads) > max_workers and self._count_held() > max_workers:

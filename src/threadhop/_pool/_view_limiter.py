@@ -22,9 +22,9 @@ from typing import Any
 from weakref import ref
 
 from .._away import Parked
-from .._errors import DROPPED, NO_JOIN, POOL_SHUT_DOWN, report
+from .._errors import DROPPED, NO_JOIN, POOL_SHUT_DOWN
 from ._limits import Busy, Counting, CountingThreads, Counts, Entry, make_entry, raise_busy
-from ._permits import drain, fail_all, holding, log
+from ._permits import do_again, drain, fail_all, holding
 from ._threads import Threads
 from ._work_item import Job
 
@@ -194,10 +194,8 @@ class ViewLimiter:
                     break
                 try:
                     job()
-                except BaseException as exc:
-                    # A mistake of ours, or of a done callback, costs no turn.
-                    report("Exception in worker", log)
-                    job.fail(exc)
+                except BaseException as exc:  # It must not cost the view a turn.
+                    do_again(job, exc)
                 del job
                 if waiting and threads.waiting:
                     # Other jobs wait for this worker, too. It looks for them next.

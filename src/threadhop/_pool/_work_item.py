@@ -69,7 +69,7 @@ class WorkItem:
 
     def __call__(self) -> None:
         future = self._future
-        if not future.set_running_or_notify_cancel():
+        if self._fn is None or not future.set_running_or_notify_cancel():
             return
         try:
             result = self._fn(*self._args, **self._kwargs)
@@ -102,7 +102,7 @@ class WorkItem:
         if future.done() and not future.cancelled():
             return False
         if future.running() and isinstance(error, BaseException):
-            # By its worker, in which another thread has raised it before the call or after.
+            # By ``do_again``: the call had begun, and it is not known how far it came.
             self._fn = None
             future.set_exception(error)
             return True
