@@ -185,7 +185,9 @@ def test_an_exception_from_outside_between_two_jobs_costs_no_worker_and_no_job(
 
 @pytest.mark.usefixtures("expect_loop_errors")
 @pytest.mark.parametrize("kind", ["pool", "view", "counting pool", "counting view"])
-def test_an_exception_from_outside_leaves_no_future_pending(kind: str) -> None:
+def test_an_exception_from_outside_leaves_no_future_pending(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """From the end of one call to the end of the next one, on the same worker."""
 
     def at(moment: int) -> Interruption:
@@ -205,6 +207,8 @@ def test_an_exception_from_outside_leaves_no_future_pending(kind: str) -> None:
             if not at(moment).happened:
                 break
     assert moment > 1, "nothing was interrupted"
+    # A call that has ended is not begun again.
+    assert "in unexpected state" not in caplog.text
 
 
 @pytest.mark.usefixtures("expect_loop_errors")
@@ -228,3 +232,58 @@ def test_a_worker_that_is_interrupted_as_it_leaves_wakes_the_spare(
     traveller.finish()
     wait_until(lambda: not threads._threads)
     pool.shutdown()
+
+
+@pytest.mark.usefixtures("expect_loop_errors")
+def test_a_call_that_is_interrupted_as_its_future_begins_to_run_fails_with_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with WorkerPool(1) as pool:
+        with busy(pool):
+            future = pool.submit(int)
+            begin = future.set_running_or_notify_cancel
+
+            def interrupted() -> bool:
+                begin()
+                raise StrayError
+
+            monkeypatch.setattr(future, "set_running_or_notify_cancel", interrupted)
+        assert isinstance(future.exception(LIMIT), StrayError)
+
+
+@pytest.mark.usefixtures("expect_loop_errors")
+def test_a_job_that_came_before_a_worker_was_interrupted_as_it_leaves_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1 it has found no job, 2 put finds no permit free, 3 it gives up its own, 4 interrupted."""
+    with WorkerPool(1, max_threads=2, idle_timeout=0.01) as pool:
+        threads, job = pool._workers, Told()
+
+        def interrupted() -> None:
+            monkeypatch.undo()
+            pool.put(job)
+            threads._threads.pop(threading.current_thread())
+            raise StrayError
+
+        monkeypatch.setattr(threads, "_unregister", interrupted)
+        pool.submit(int).result(LIMIT)
+        assert job.wait().runs == 1
+
+
+@pytest.mark.usefixtures("expect_loop_errors")
+def test_a_job_that_came_before_a_turn_was_interrupted_as_it_ends_is_done() -> None:
+    """1 the worker has found no job, 2 put finds no turn free, 3 the turn ends, 4 interrupted."""
+
+    class LyingSet(set[Any]):
+        def discard(self, turn: Any, /) -> None:
+            limiter._active = set(self)
+            view.put(job)
+            limiter._active.discard(turn)
+            raise StrayError
+
+    with WorkerPool(1) as pool:
+        view, job = pool.limited(1), Told()
+        limiter = view._limiter
+        limiter._active = LyingSet()
+        view.submit(int).result(LIMIT)
+        assert job.wait().runs == 1
