@@ -380,6 +380,7 @@ async def check_leaving_at_commit(client: httpx.AsyncClient, database: Database)
             lambda: pool.statistics().busy == 0 or any(task.cancelling() for task in tasks),
             "a cancelled handler",
         )
+        await asyncio.sleep(0.5)  # for the query that would cancel the commit
     await at_rest("a client that left at the commit")
     after = await database.check("a client that left at the commit")
     ensure(after == before + 2, "a commit was interrupted")
