@@ -37,6 +37,11 @@ def test_submit_keeps_every_keyword_for_the_function(executor: Executor) -> None
         executor.submit(fn=func)  # type: ignore[call-arg]
 
 
+def test_what_cannot_be_called_fails_its_future(executor: Executor) -> None:
+    error = executor.submit(None).exception(LIMIT)  # type: ignore[arg-type]
+    assert isinstance(error, TypeError)
+
+
 @pytest.mark.parametrize("kind", [ValueError, StopIteration, GeneratorExit, SystemExit, KeyError])
 def test_whatever_the_function_raises_is_in_the_future(
     executor_class: Pools, kind: type[BaseException]

@@ -252,6 +252,25 @@ def test_a_call_that_is_interrupted_as_its_future_begins_to_run_fails_with_that(
 
 
 @pytest.mark.usefixtures("expect_loop_errors")
+@pytest.mark.parametrize("fails", [False, True], ids=["returned", "raised"])
+def test_a_call_that_is_interrupted_before_its_future_has_the_outcome_fails_with_that(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    with WorkerPool(1) as pool:
+        calls: list[int] = []
+        with busy(pool):
+            future = pool.submit(lambda: calls.append(1 // (not fails)))
+
+            def interrupted(*outcome: object) -> None:
+                monkeypatch.undo()
+                raise StrayError
+
+            monkeypatch.setattr(future, "set_exception" if fails else "set_result", interrupted)
+        assert isinstance(future.exception(LIMIT), StrayError)
+        assert len(calls) == (not fails)
+
+
+@pytest.mark.usefixtures("expect_loop_errors")
 def test_a_job_that_came_before_a_worker_was_interrupted_as_it_leaves_is_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

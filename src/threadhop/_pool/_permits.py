@@ -161,7 +161,8 @@ def do_again(job: Job, error: BaseException) -> None:
     """In the worker that has called *job*, which raised *error*.
 
     Raised from outside, *error* may have come before the job had begun. One that had begun does
-    nothing the second time. *error* may be a mistake of ours as well, or of a done callback.
+    nothing the second time, or raises. *error* may be a mistake of ours as well, or of a done
+    callback.
     """
     report("Exception in worker", log)
     try:

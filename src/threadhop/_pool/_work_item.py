@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import InvalidStateError
 from typing import Any, Protocol
 from weakref import ref
 
@@ -62,31 +63,33 @@ class WorkItem:
         kwargs: dict[str, Any],
     ) -> None:
         self._future = future
-        #: None when it has been called.
-        self._fn: Any = fn
-        self._args = args
+        self._fn = fn
+        #: None when it has been called. (*fn* may be None: it is called, too, and raises.)
+        self._args: Any = args
         self._kwargs = kwargs
 
     def __call__(self) -> None:
         future = self._future
-        if self._fn is None or not future.set_running_or_notify_cancel():
+        if self._args is None:  # By ``do_again``, which asks ``fail`` whether the result is set.
+            raise InvalidStateError
+        if not future.set_running_or_notify_cancel():
             return
         try:
             result = self._fn(*self._args, **self._kwargs)
         except BaseException as exc:
-            self._fn = None
+            self._args = None
             future.set_exception(exc)
             # The traceback has this frame, and the future has the traceback.
             del future, self
         else:
-            self._fn = None
+            self._args = None
             future.set_result(result)
 
     def is_here(self) -> bool:
-        return self._fn is not None
+        return self._args is not None
 
     def is_over(self) -> bool:
-        return self._fn is None
+        return self._args is None
 
     def note_entry(self, entry: Withdrawable) -> object:
         """A pool counts it: its future tells that when it is cancelled.
@@ -103,7 +106,7 @@ class WorkItem:
             return False
         if future.running() and isinstance(error, BaseException):
             # By ``do_again``: the call had begun, and it is not known how far it came.
-            self._fn = None
+            self._args = None
             future.set_exception(error)
             return True
         if not isinstance(error, BaseException):
