@@ -18,7 +18,7 @@ import pytest
 from helpers.garbage import no_collector
 from helpers.interruptions import Interruption
 from helpers.pool_jobs import Told, Traveller
-from helpers.steps import LIMIT, busy, until, wait_until
+from helpers.steps import LIMIT, Gate, busy, until, wait_until
 
 from threadhop import (
     WorkerPool,
@@ -287,6 +287,93 @@ def test_a_job_that_came_before_a_worker_was_interrupted_as_it_leaves_is_done(
         monkeypatch.setattr(threads, "_unregister", interrupted)
         pool.submit(int).result(LIMIT)
         assert job.wait().runs == 1
+
+
+class CountedBodies:
+    """Jobs of a view, and how many of them ran at once."""
+
+    def __init__(self, view: Executor) -> None:
+        self.running: list[object] = []
+        self.most = 0
+        self.first, self.entered = Gate(), threading.Event()
+        self.jobs = [Told(self.first.stop_here), Told(self._stay), Told(self._stay)]
+        self.rest = threading.Event()
+        for job in self.jobs:
+            view.put(job)  # type: ignore[attr-defined]
+        assert self.first.reached.wait(LIMIT)
+
+    def _stay(self) -> None:
+        self.running.append(self)
+        self.most = max(self.most, len(self.running))
+        self.entered.set()
+        self.rest.wait(LIMIT)
+        self.running.pop()
+
+
+@pytest.mark.usefixtures("expect_loop_errors")
+@pytest.mark.parametrize("moment", ["in it", "after it"])
+def test_a_turn_that_is_interrupted_as_it_queues_again_is_served_once(
+    monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """1 it is in the queue, 2 (in it: another worker serves it) 3 its old worker is interrupted."""
+    turns = _view_limiter._Turn
+    call = turns.__call__
+
+    def interrupted(turn: Any) -> None:
+        call(turn)
+        if turn in threads.waiting:
+            monkeypatch.undo()
+            raise StrayError
+
+    def queue_again(turn: Any) -> None:
+        monkeypatch.undo()
+        threads.queue_again(turn)
+        other.open()
+        assert bodies.entered.wait(LIMIT)
+        raise StrayError
+
+    with WorkerPool(2) as pool:
+        threads, view, other = pool._workers, pool.limited(1), Gate()
+        if moment == "after it":
+            monkeypatch.setattr(turns, "__call__", interrupted)
+        else:
+            monkeypatch.setattr(threads, "queue_again", queue_again)
+        bodies = CountedBodies(view)
+        pool.put(Told(other.stop_here))
+        assert other.reached.wait(LIMIT)
+        last = Told()
+        pool.put(last)
+        bodies.first.open()
+        assert bodies.entered.wait(LIMIT)
+        other.open()
+        last.wait()
+        wait_until(lambda: not threads.waiting and (threads._idle or bodies.most > 1))
+        bodies.rest.set()
+        for job in bodies.jobs:
+            assert job.wait().runs == 1
+            assert not job.errors
+        assert bodies.most == 1
+
+
+def test_a_put_into_a_view_that_is_interrupted_ends_no_turn_that_a_worker_serves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with WorkerPool(2) as pool:
+        threads, view, gate = pool._workers, pool.limited(1), Gate()
+        limiter = view._limiter
+
+        def put(turn: Any) -> None:
+            monkeypatch.undo()
+            threads.put(turn)
+            assert gate.reached.wait(LIMIT)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(threads, "put", put)
+        with pytest.raises(KeyboardInterrupt):
+            view.put(Told(gate.stop_here))
+        assert len(limiter._active) == 1
+        gate.open()
+        wait_until(lambda: not limiter._active)
 
 
 @pytest.mark.usefixtures("expect_loop_errors")

@@ -176,7 +176,8 @@ class ViewLimiter:
 
     def _begin_to_serve(self, turn: _Turn) -> bool:
         """Under the lock."""
-        if turn not in self._active:
+        # (One that queues again may be in the queue and in the hands of ``do_again``.)
+        if turn.thread or turn not in self._active:
             return False
         turn.thread = get_ident()
         return True
@@ -209,12 +210,17 @@ class ViewLimiter:
         return holding(self._lock, self._end_unless_needed, turn)
 
     def end(self, turn: _Turn) -> None:
-        holding(self._lock, self._end, turn)
+        holding(self._lock, self._end_unless_served, turn)
 
     def replace(self, turn: _Turn) -> None:
         """End *turn*, which was interrupted. Jobs that wait may have relied on it."""
         self.end(turn)
         self._take_turn(self.threads.requeue)
+
+    def _end_unless_served(self, turn: _Turn) -> None:
+        """Under the lock. Whoever was interrupted as it queued *turn* may come after a worker."""
+        if turn.thread in (0, get_ident()):
+            self._end(turn)
 
     def _end(self, turn: _Turn) -> None:
         """Under the lock."""
