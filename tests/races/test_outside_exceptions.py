@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 from helpers.garbage import no_collector
-from helpers.interruptions import Interruption
-from helpers.pool_jobs import Told, Traveller
+from helpers.interruptions import Interruption, interrupt
+from helpers.pool_jobs import Told, Traveller, cannot_start
 from helpers.steps import LIMIT, Gate, busy, until, wait_until
 
 from threadhop import (
@@ -30,6 +30,7 @@ from threadhop import (
     threadpool,
 )
 from threadhop._pool import _futures, _limits, _permits, _threads, _view_limiter, _work_item
+from threadhop._pool._thread import WorkerThread
 
 MODULES = (_away, _functions, _futures, _limits, _permits, _threads, _view_limiter)
 
@@ -393,3 +394,42 @@ def test_a_job_that_came_before_a_turn_was_interrupted_as_it_ends_is_done() -> N
         limiter._active = LyingSet()
         view.submit(int).result(LIMIT)
         assert job.wait().runs == 1
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["starts", "cannot start"])
+def test_ctrl_c_as_a_thread_starts_or_cannot_loses_no_job_that_relied_on_it(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """It came while the thread started, and found no permit free."""
+    start = WorkerThread.start
+
+    def at(moment: int) -> Interruption:
+        pool, job, relying = WorkerPool(1), Told(), Told()
+        came: list[Told] = []
+        interruption = Interruption(moment, interrupt, _permits, _threads)
+
+        def start_late(thread: WorkerThread) -> None:
+            monkeypatch.setattr(WorkerThread, "start", start)
+            other = threading.Thread(target=pool.put, args=(relying,))
+            other.start()
+            other.join(LIMIT)
+            came.append(relying)
+            if fails:
+                cannot_start(thread)
+            start(thread)
+
+        monkeypatch.setattr(WorkerThread, "start", start_late)
+        with contextlib.suppress(KeyboardInterrupt, RuntimeError), interruption:
+            pool.put(job)
+        monkeypatch.setattr(WorkerThread, "start", start)
+        for told in came:
+            assert told.ended.wait(LIMIT), f"lost: {interruption.where}"
+        pool.submit(int).result(LIMIT)  # It has its permit still.
+        pool.shutdown()
+        return interruption
+
+    with no_collector():
+        for moment in count():
+            if not at(moment).happened:
+                break
+    assert moment > 10, "nothing was interrupted"

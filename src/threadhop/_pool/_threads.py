@@ -109,12 +109,18 @@ class Threads(Permits):
 
         Raises what the start of a thread raises, if *job*, which is new, is taken back for that.
         """
-        error = holding(self._lock, self._wake_or_start, job)
-        if error is not None:
-            try:
+        error = None
+        try:
+            error = holding(self._lock, self._wake_or_start, job)
+            if error is not None:
                 self._could_not_start(job, error)
-            finally:
-                del error  # Its traceback has this frame.
+        except BaseException as exc:
+            if not isinstance(exc, Exception):
+                # Interrupted at any step. Other jobs may have relied on this start.
+                self._see_to_waiting()
+            raise
+        finally:
+            del error  # Its traceback has this frame.
 
     def _wake_or_start(self, job: Job | None) -> BaseException | None:
         """Under the lock. Returns what the start of a thread raised."""
@@ -134,6 +140,8 @@ class Threads(Permits):
         thread = WorkerThread(
             target=self._work, name=f"{self.name}_{number}", daemon=_lifetime.DAEMON
         )
+        taken: list[None] = []
+        take_back = map(self._starting.remove, (thread,))  # Later, in one step.
         try:
             self._starting.add(thread)
             self._threads[thread] = number
@@ -141,16 +149,17 @@ class Threads(Permits):
             if len(self._threads) <= self.max_threads:
                 thread.start()
             else:
-                self._starting.discard(thread)
                 del self._threads[thread]
+                self._starting.discard(thread)
         except BaseException as exc:
             # After a KeyboardInterrupt the thread may be under way all the same.
             try:
-                self._starting.remove(thread)
+                taken.extend(take_back)
             except KeyError:  # It has begun, or was not even noted.
                 pass
-            else:  # Should it begin, it ends at once.
-                self._threads.pop(thread, None)
+            finally:
+                if taken:  # Should it begin, it ends at once.
+                    self._threads.pop(thread, None)
             return exc
         return None
 
@@ -171,10 +180,7 @@ class Threads(Permits):
                     self.waiting.remove(job)
                 except ValueError:
                     job = None
-            # Other jobs may have relied on this start.
-            if is_interrupt:
-                self._add_worker()
-            else:
+            if not is_interrupt:  # Other jobs may have relied on this start.
                 fail_all(partial(drain, self.waiting), partial(copy.copy, error))
             if job is not None or is_interrupt:
                 raise error
