@@ -186,14 +186,6 @@ class TrioKind(LoopKind):
 TRIO = None if trio is None else TrioKind()
 
 
-async def sleep(seconds: float) -> None:
-    """On a loop of any kind."""
-    if trio is not None and trio.lowlevel.in_trio_task():
-        await trio.sleep(seconds)
-    else:
-        await asyncio.sleep(seconds)
-
-
 def on_every_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """Make a test of a coroutine function: it runs in a task of each kind.
 

@@ -9,8 +9,7 @@ from collections.abc import Coroutine, Iterator
 from concurrent.futures import Executor
 from typing import Any
 
-from helpers.loops import sleep
-from helpers.steps import LIMIT, until
+from helpers.steps import LIMIT, sleep, until
 
 from threadhop import threadpool
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from typing import Any
-
-from helpers.loops import sleep
 
 #: In seconds: far more than any step of a test takes, and less than the time limit of a test.
 LIMIT = 8.0
@@ -61,6 +61,15 @@ def wait_until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never came to be"
         time.sleep(0.001)
+
+
+async def sleep(seconds: float) -> None:
+    """On a loop of any kind. (Children import this module: it must not load trio.)"""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        await trio.sleep(seconds)
+    else:
+        await asyncio.sleep(seconds)
 
 
 async def until(condition: Callable[[], object]) -> None:

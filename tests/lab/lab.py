@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from helpers.loops import LOOPS, TRIO, LoopKind, sleep
+from helpers.loops import LOOPS, TRIO, LoopKind
+from helpers.steps import sleep
 from lab.course import Course
 from lab.model import expected
 from lab.programs import Generator, Program, shrink

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 from helpers.garbage import Thing, collect_until
-from helpers.loops import LoopKind, sleep
+from helpers.loops import LoopKind
+from helpers.steps import sleep
 
 from threadhop import (
     AsyncExecutor,

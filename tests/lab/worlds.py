@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 from typing import Any
 
-from helpers.loops import LoopKind, sleep
-from helpers.steps import LIMIT, Gate, wait_until
+from helpers.loops import LoopKind
+from helpers.steps import LIMIT, Gate, sleep, wait_until
 from lab.course import Course, OopsError
 
 from threadhop import (
