@@ -62,6 +62,30 @@ def _library() -> list[ModuleType]:
     return [module for name, module in sys.modules.items() if name.startswith("threadhop.")]
 
 
+class Pools:
+    """Two pools for one moment after the other: what one has lost, others take the place of."""
+
+    def __init__(self, kind: type[ThreadPoolExecutor], workers: int) -> None:
+        self.workers = workers
+        self._kind = kind
+        self._pools: list[ThreadPoolExecutor] = []
+
+    def get(self) -> list[ThreadPoolExecutor]:
+        if not self._pools:
+            self._pools = [self._kind(self.workers) for _ in range(2)]
+            # Threads that have started are what a program usually has. All of them: a stock pool
+            # that grows may count an idle thread too many, and start one too few.
+            for pool in self._pools:
+                meeting = threading.Barrier(self.workers)
+                wait([pool.submit(meeting.wait, LIMIT) for _ in range(self.workers)], LIMIT)
+        return self._pools
+
+    def shutdown(self, *, is_whole: bool) -> None:
+        """What has lost something is not waited for: that might take for ever."""
+        while self._pools:
+            self._pools.pop().shutdown(wait=is_whole, cancel_futures=True)
+
+
 class Stage:
     """A loop and two pools for one run of a scenario, and what its bodies do there.
 
@@ -74,27 +98,22 @@ class Stage:
         broken: What the tasks have found to be wrong.
     """
 
-    def __init__(self, kind: type[ThreadPoolExecutor], workers: int, *, waits: bool) -> None:
+    def __init__(self, pools: Pools, *, waits: bool) -> None:
         self.loop = asyncio.new_event_loop()
-        self.pool, self.other = kind(workers), kind(workers)
+        self.pool, self.other = pools.get()
         self.tasks: list[asyncio.Task[Any]] = []
         self.futures: list[Future[Any]] = []
         self.waits = waits
         self.ends: list[int] = []
         self.cancels: dict[asyncio.Task[Any] | None, Callable[[], object]] = {}
         self.broken: list[str] = []
-        self._workers = workers
+        self._pools = pools
         self._gate = Gate()
         self._reached = asyncio.Event()
-        # Threads that have started are what a program usually has. All of them: a stock pool that
-        # grows may count an idle thread too many, and start one too few.
-        for pool in (self.pool, self.other):
-            meeting = threading.Barrier(workers)
-            wait([pool.submit(meeting.wait, LIMIT) for _ in range(workers)], LIMIT)
 
     def keep_busy(self, pool: Executor) -> None:
         """Have what comes to *pool* wait until a task was cancelled."""
-        for _ in range(self._workers):
+        for _ in range(self._pools.workers):
             pool.submit(self._gate.stop_here)
 
     def note(self) -> None:
@@ -178,8 +197,9 @@ class Stage:
             yield from self._losses_of(pool)
 
     def _losses_of(self, pool: Executor) -> Iterator[str]:
-        meeting = threading.Barrier(self._workers)
-        _, pending = wait([pool.submit(meeting.wait, SOON) for _ in range(self._workers)], SOON)
+        workers = self._pools.workers
+        meeting = threading.Barrier(workers)
+        _, pending = wait([pool.submit(meeting.wait, SOON) for _ in range(workers)], SOON)
         if pending or meeting.broken:
             yield f"{pool} has lost a worker"
         if isinstance(pool, WorkerPool):
@@ -202,15 +222,14 @@ class Stage:
         threads.append(get_ident())
 
     def close(self, *, is_whole: bool) -> None:
-        """A stage that has lost something is not waited for: that might take for ever."""
         if is_whole:
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        else:
+            self._pools.shutdown(is_whole=False)
         self.loop.close()
-        for pool in (self.pool, self.other):
-            pool.shutdown(wait=is_whole, cancel_futures=True)
 
 
-def sweep(at: Callable[[int], tuple[Interruption, list[str]]]) -> None:
+def sweep(pools: Pools, at: Callable[[int], tuple[Interruption, list[str]]]) -> None:
     """Call *at* with each moment there is; *at* returns what was lost."""
     failures: list[str] = []
     # (In the short form each Python has other moments.)
@@ -219,6 +238,7 @@ def sweep(at: Callable[[int], tuple[Interruption, list[str]]]) -> None:
         failures += [f"{interruption.where} (moment {moment}): {loss}" for loss in losses]
         if not interruption.happened or len(failures) >= FAILURES:
             break
+    pools.shutdown(is_whole=not failures)
     if failures:
         gc.collect()  # Lost tasks are logged now, and not while pytest reads the source (3.11).
         pytest.fail("\n".join(failures))
@@ -359,40 +379,46 @@ def test_ctrl_c_costs_no_task_and_no_worker(
 ) -> None:
     """While two tasks go there and back."""
 
+    pools = Pools(executor_class, 2)
+
     def at(moment: int) -> tuple[Interruption, list[str]]:
-        stage = Stage(executor_class, 2, waits=False)
+        stage = Stage(pools, waits=False)
         for _ in range(2):
             stage.start(act(stage))
         return interrupted(moment, stage, partial(stage.run, stage.tasks))
 
-    sweep(at)
+    sweep(pools, at)
 
 
 @on_each_pool(*ACTS_THAT_WAIT)
 def test_ctrl_c_costs_nothing_while_a_task_is_cancelled_that_waits_for_a_worker(
     act: Act, executor_class: type[ThreadPoolExecutor]
 ) -> None:
+    pools = Pools(executor_class, 1)
+
     def at(moment: int) -> tuple[Interruption, list[str]]:
-        stage = Stage(executor_class, 1, waits=False)
+        stage = Stage(pools, waits=False)
         stage.keep_busy(stage.other if _name(act).startswith("nested") else stage.pool)
         task = stage.start(act(stage))
         stage.start(stage.cancel(task, at_once=not _name(act).startswith("nested")))
         return interrupted(moment, stage, partial(stage.run, stage.tasks))
 
-    sweep(at)
+    sweep(pools, at)
 
 
 @on_each_pool(*ACTS)
 def test_ctrl_c_costs_nothing_while_a_task_is_cancelled_whose_body_runs(
     act: Act, executor_class: type[ThreadPoolExecutor]
 ) -> None:
+    pools = Pools(executor_class, 1)
+
     def at(moment: int) -> tuple[Interruption, list[str]]:
-        stage = Stage(executor_class, 1, waits=True)
+        stage = Stage(pools, waits=True)
         task = stage.start(act(stage))
         stage.start(stage.cancel(task, at_once=False))
         return interrupted(moment, stage, partial(stage.run, stage.tasks))
 
-    sweep(at)
+    sweep(pools, at)
 
 
 @pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
@@ -401,8 +427,10 @@ def test_ctrl_c_costs_no_worker_while_a_thread_submits_a_call(
 ) -> None:
     """And while it cancels the future."""
 
+    pools = Pools(executor_class, 2)
+
     def at(moment: int) -> tuple[Interruption, list[str]]:
-        stage = Stage(executor_class, 2, waits=False)
+        stage = Stage(pools, waits=False)
         if is_busy:
             stage.keep_busy(stage.pool)
 
@@ -412,4 +440,4 @@ def test_ctrl_c_costs_no_worker_while_a_thread_submits_a_call(
 
         return interrupted(moment, stage, submit_and_cancel)
 
-    sweep(at)
+    sweep(pools, at)
