@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -15,17 +16,19 @@ import pytest
 from helpers.calls import KINDS, Kind, OopsError
 from helpers.cancelling import error_of, run_and_cancel_at
 from helpers.loops import LoopKind, on_every_loop
-from helpers.steps import LIMIT, Gate, turns, until
+from helpers.steps import LIMIT, Gate, busy, turns, until
 
 from threadhop import (
     WorkerPool,
     _on_cancel,
     eventloop,
     exec_in_eventloop,
+    hops,
     on_cancel,
     threadpool,
 )
 from threadhop._cancel_token import CancelToken
+from threadhop._strand import WorkerSuspension
 
 here = threading.get_ident
 
@@ -194,6 +197,98 @@ async def test_a_cancellation_that_left_a_loop_part_and_was_swallowed_is_told(
     blocking.assert_was_told_once()
 
 
+@pytest.mark.parametrize("within", ["queued", "running", "shut down"])
+@on_every_loop
+async def test_a_cancellation_that_a_loop_part_swallows_is_not_told(
+    executor: Executor, one: Executor, within: str
+) -> None:
+    """That of a block in there: it waits for a worker, runs, or could not even begin."""
+    calls: list[int] = []
+    gate = Gate()
+
+    async def inner() -> None:
+        async with threadpool(one):
+            gate.stop_here()
+
+    async def block() -> None:
+        async with threadpool(executor):
+            with on_cancel(calls.append, 1):
+                async with eventloop():
+                    if within == "shut down":
+                        one.shutdown()
+                        task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await inner()
+                assert not calls
+
+    with busy(one) if within == "queued" else contextlib.nullcontext():
+        task = asyncio.get_running_loop().create_task(block())
+        if within == "running":
+            await until(gate.reached.is_set)
+        elif within == "queued":
+            await until(lambda: any(hop.what == "block" and hop.executor is one for hop in hops()))
+        if within != "shut down":
+            task.cancel()
+        gate.open()
+        await until(task.done)
+    assert task.exception() is None
+    assert not calls
+
+
+@on_every_loop
+async def test_a_cancellation_of_a_block_in_a_loop_part_is_told_when_it_leaves_that(
+    executor: Executor, one: Executor
+) -> None:
+    """What is open within that block is told at once."""
+    blocking, order = Blocking(), []
+
+    async def inner() -> None:
+        async with threadpool(one):
+            with on_cancel(order.append, "inner"), on_cancel(blocking.stop):
+                blocking()
+            order.append("inner ends")
+
+    async def block() -> None:
+        async with threadpool(executor):
+            with on_cancel(order.append, "outer"):
+                async with eventloop():
+                    await inner()
+
+    task = asyncio.get_running_loop().create_task(block())
+    await until(blocking.begun.is_set)
+    task.cancel()
+    await until(task.done)
+    assert task.cancelled()
+    assert order == ["inner", "inner ends", "outer"]
+
+
+@on_every_loop
+async def test_a_cancellation_while_the_task_comes_back_from_a_loop_part_is_told(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 the task leaves the loop part, 2 it is cancelled, 3 its worker goes on with the body."""
+    blocking = Blocking()
+    resume = WorkerSuspension.resume
+
+    def cancel_first(suspension: WorkerSuspension) -> object:
+        monkeypatch.undo()
+        task.cancel()
+        return resume(suspension)
+
+    async def block() -> None:
+        async with threadpool(executor):
+            with on_cancel(blocking.stop):
+                with contextlib.suppress(asyncio.CancelledError):
+                    async with eventloop():
+                        monkeypatch.setattr(WorkerSuspension, "resume", cancel_first)
+                blocking()
+
+    task = asyncio.get_running_loop().create_task(block())
+    await until(task.done)
+    assert task.cancelled()
+    blocking.assert_was_told_once()
+
+
 def test_cancelled_before_it_is_entered_it_calls_back_before_its_body(
     loops: LoopKind, executor: Executor
 ) -> None:
@@ -343,12 +438,12 @@ def test_bad_input_is_refused_at_the_call_and_an_object_that_is_open_at_the_entr
 
 
 class Stage:
-    """One watch, its token and a callback that counts."""
+    """One watch of a call, the call's token, and a callback that counts."""
 
     def __init__(self) -> None:
         self.token = CancelToken()
         self.calls = 0
-        self.watch = _on_cancel._Watch(partial(self._note), self.token)
+        self.watch = _on_cancel._Watch(partial(self._note), self)
 
     def _note(self) -> None:
         self.calls += 1
@@ -448,7 +543,7 @@ class LateRequest(_on_cancel._Watch):
 def test_a_cancel_right_after_the_look_of_the_end_is_waited_for() -> None:
     """1 the end sees no request, 2 a cancel comes and its thread begins, 3 the end goes on."""
     slow = Gate()
-    watch = LateRequest(partial(slow.stop_here), CancelToken())
+    watch = LateRequest(partial(slow.stop_here), Stage())
     watch.begin()
     threading.Timer(0.05, slow.open).start()
     watch.end()

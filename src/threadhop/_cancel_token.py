@@ -52,15 +52,10 @@ class CancelToken:
             self.why = self.last_why = why
         if _fence.acquire(False):
             _fence.release()
-        for listener in self._listeners:
-            listener(why)
+        self.tell(why)
 
-    def meet_again(self, why: Any) -> None:
-        """On the loop, in the coroutine: its own cancellation leaves a loop part.
-
-        It was raised there, and is raised again at the exit of the block.
-        """
-        self.why = why
+    def tell(self, why: Any) -> None:
+        """Call the listeners."""
         for listener in self._listeners:
             listener(why)
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVarTuple
 
 from ._callables import name_of
 from ._cancel_token import CancelToken
+from ._entries import Entries
 from ._errors import IS_OPEN, NOT_CALLABLE, ON_CANCEL_FAILED, ON_CANCEL_ON_LOOP, report
 from ._loops import is_on_loop, job_here
 
@@ -46,6 +47,9 @@ class on_cancel:  # noqa: N801 - reads like a keyword
     worker's, so it may block. It sees a copy of the context variables. An error of it is logged.
     The ``with`` does not end before a callback that was called.
 
+    Cancelled while the body is in a loop part, on the loop: it calls *callback* when the
+    cancellation leaves that. What is swallowed there, by ``asyncio.timeout`` for one, is not told.
+
     Cancelled before the ``with``: it calls *callback* at its entry, and waits for it; so *callback*
     must not wait for the body. A ``check_cancelled()`` before the call that blocks ends the body.
 
@@ -78,7 +82,7 @@ class on_cancel:  # noqa: N801 - reads like a keyword
         caller = None if job is None else job.caller
         self._is_open = True
         if caller is not None:
-            self._watch = _Watch(self._callback, caller.token)
+            self._watch = _Watch(self._callback, caller)
             self._watch.begin()
 
     def __exit__(
@@ -93,6 +97,11 @@ class on_cancel:  # noqa: N801 - reads like a keyword
             watch.end()
 
 
+def _entries(caller: Any) -> Entries:
+    """Of a strand."""
+    return getattr(caller, "entries", ())
+
+
 class _Watch:
     """One ``with`` that is open, as a listener of the token.
 
@@ -103,9 +112,12 @@ class _Watch:
     #: The thread that calls back, or ``_CLOSED``.
     claimed: object = None
 
-    def __init__(self, callback: partial[object], token: CancelToken) -> None:
+    def __init__(self, callback: partial[object], caller: Any) -> None:
         self._callback = callback
-        self._token = token
+        self._caller = caller
+        self._token: CancelToken = caller.token
+        #: That of the block in whose body the ``with`` is. A call has none.
+        self._entry = next(reversed(_entries(caller)), None)
         self._context = copy_context()
         #: Whether a cancellation has come. Written by the thread that cancels.
         self._is_requested = False
@@ -138,11 +150,26 @@ class _Watch:
 
         So not ``Thread.start()``, which waits for the thread, and that one for a lock.
         """
+        if self._is_around_loop_part():
+            return
         self._is_requested = True
         if self.claimed is None:
             # If it cannot start now, the end of the ``with`` tries again.
             with contextlib.suppress(RuntimeError):
                 start_new_thread(self._call, ())
+
+    def _is_around_loop_part(self) -> bool:
+        """Whether the task is in one that was entered since.
+
+        A cancellation that is swallowed there does not concern the body. When one leaves the part,
+        the token tells of it again.
+        """
+        for entry in reversed(_entries(self._caller)):
+            if entry is self._entry:
+                break
+            if entry.job is None:
+                return True
+        return False
 
     def _call(self) -> None:
         """Have the callback called, unless it is, or the ``with`` has ended."""

@@ -197,7 +197,7 @@ class Strand:
         if here is not None:
             return leave(self, self, error)
         if error is not None and self._must_meet_again(error, entries[-1]):
-            self.token.meet_again(self.loop.why(error))
+            self.token.why = self.loop.why(error)
         return leave(self, self.suspend_on_loop(), error)
 
     def suspend_on_loop(self) -> object:

@@ -169,6 +169,9 @@ def _raise_cancellation(strand: AnyStrand, error: BaseException | None) -> None:
     cancellation = strand.cancellation()
     if strand.job is None:
         strand.token.why = None
+    else:
+        # An ``on_cancel`` around a loop part hears of it when that is left.
+        strand.token.tell(strand.token.why)
     same = type(error) is type(cancellation) and error.args == cancellation.args
     if same or isinstance(error, OUTRANKS_CANCELLATION):
         return

@@ -24,6 +24,7 @@ from threadhop import (
     check_cancelled,
     eventloop,
     exec_in_eventloop,
+    on_cancel,
     threadpool,
 )
 
@@ -133,6 +134,31 @@ async def test_a_child_that_fails_cancels_the_block_of_another(executor: Executo
                     while True:
                         check_cancelled()
     assert [type(error) for error in caught.value.exceptions] == [KeyError]
+
+
+@pytest.mark.parametrize("cancelled", ["the scope in the loop part", "a scope around both"])
+@on_trio
+async def test_on_cancel_hears_of_the_scopes_around_it(
+    executor: Executor, one: ThreadPoolExecutor, cancelled: str
+) -> None:
+    """And of none within a loop part of its body, though a block in there does."""
+    gate, calls = Gate(), []
+
+    async def block() -> None:
+        async with threadpool(executor):
+            with on_cancel(calls.append, "outer"):
+                async with eventloop():
+                    with inner:
+                        async with threadpool(one):
+                            with on_cancel(calls.append, "inner"):
+                                gate.stop_here()
+
+    async with trio.open_nursery() as nursery:
+        inner = trio.CancelScope()
+        around = cancelled == "a scope around both"
+        nursery.start_soon(cancel_at, gate, nursery.cancel_scope if around else inner)
+        await block()
+    assert calls == (["inner", "outer"] if around else ["inner"])
 
 
 @on_trio
