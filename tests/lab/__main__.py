@@ -1,7 +1,7 @@
 """A long run: ``PYTHONPATH=tests python -m lab --seconds 60 --loop trio --seed 1``.
 
-Prints one line for each kind of loop, or the rows of the table in docs/explanation/reliability.md
-(``--table``). The exit status is 1 if something was lost.
+Prints one line for each kind of loop, or a row of a table (``--table``). The last one is the sum:
+docs/explanation/reliability.md has that of each Python. The exit status is 1 if something was lost.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lab.lab import KINDS, pythons, run_for, until_seconds
+from lab.lab import KINDS, Figures, pythons, run_for, until_seconds
 
 
 def main() -> int:
@@ -19,17 +19,24 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="as rows of Markdown")
     options = parser.parse_args()
-    lost = 0
-    for name in KINDS if options.loop == "all" else [options.loop]:
+    names = [*KINDS] if options.loop == "all" else [options.loop]
+    total = Figures()
+    for name in names:
         figures = run_for(name, options.seed, until_seconds(options.seconds))
-        lost += len(figures.losses)
-        if options.table:
-            sys.stdout.write(f"| {pythons()} | {name} | {figures.row()} |\n")
-        else:
-            sys.stdout.write(f"{pythons()}, {name}, seed {options.seed}: {figures}\n")
+        total.add(figures)
+        _tell(name, figures, options)
         sys.stdout.writelines(f"  {loss}\n" for loss in figures.losses[:10])
-        sys.stdout.flush()
-    return min(lost, 1)
+    if len(names) > 1:
+        _tell(f"{len(names)} kinds", total, options)
+    return min(len(total.losses), 1)
+
+
+def _tell(name: str, figures: Figures, options: argparse.Namespace) -> None:
+    if options.table:
+        sys.stdout.write(f"| {pythons()} | {name} | {figures.row()} |\n")
+    else:
+        sys.stdout.write(f"{pythons()}, {name}, seed {options.seed}: {figures}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -56,6 +56,10 @@ class Figures:
             f"shutdowns {self.shutdowns:,}, losses {len(self.losses)}"
         )
 
+    def add(self, other: Figures) -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
     def row(self) -> str:
         numbers = (self.programs, self.operations, self.cancels, self.met, self.shutdowns)
         return " | ".join(f"{number:,}" for number in (*numbers, len(self.losses)))
