@@ -21,6 +21,7 @@ from helpers.steps import LIMIT, Gate, busy, turns, until
 from threadhop import (
     WorkerPool,
     _on_cancel,
+    _traps,
     eventloop,
     exec_in_eventloop,
     hops,
@@ -281,6 +282,34 @@ async def test_a_cancellation_while_the_task_comes_back_from_a_loop_part_is_told
                 with contextlib.suppress(asyncio.CancelledError):
                     async with eventloop():
                         monkeypatch.setattr(WorkerSuspension, "resume", cancel_first)
+                blocking()
+
+    task = asyncio.get_running_loop().create_task(block())
+    await until(task.done)
+    assert task.cancelled()
+    blocking.assert_was_told_once()
+
+
+@on_every_loop
+async def test_a_signal_handler_that_cancels_as_a_loop_part_begins_is_told_when_it_leaves_that(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As asyncio's handler of Ctrl+C does, in the step in which the task arrives on the loop."""
+    blocking = Blocking()
+    key_of = _traps.key_of
+
+    def cancel_first(frame: Any) -> int:
+        monkeypatch.undo()
+        task.cancel()
+        return key_of(frame)
+
+    async def block() -> None:
+        async with threadpool(executor):
+            with on_cancel(blocking.stop):
+                monkeypatch.setattr(_traps, "key_of", cancel_first)
+                with contextlib.suppress(asyncio.CancelledError):
+                    async with eventloop():
+                        await asyncio.sleep(LIMIT)
                 blocking()
 
     task = asyncio.get_running_loop().create_task(block())

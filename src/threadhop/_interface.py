@@ -224,6 +224,7 @@ class AnyStrand(Protocol):
     refusal: BaseException | None
     departures: tuple[Any, ...]
     calling: Any
+    seen_cancels: int
     task_has_ended: Callable[[], bool] | None
 
     # In the coroutine.

@@ -99,6 +99,8 @@ class Strand:
     is_abandoned = False
     #: The guards that are entered, in order.
     guards: tuple[Any, ...] = ()
+    #: How often the task had been cancelled when it left its worker for a loop part.
+    seen_cancels = 0
     #: For the workers that are parked: whether the task has ended.
     task_has_ended: Callable[[], bool] | None = None
 
@@ -164,9 +166,10 @@ class Strand:
         if self.token.why is not None:
             raise self.cancellation()
         need_frames()
+        # Not on arrival: a signal handler may have cancelled the step of the task that arrives.
+        self.seen_cancels = self.count_cancels()
         self.entering = manager
-        self.new_entries = None
-        self.target = None
+        self.new_entries = self.target = None
         return enter(self, self)
 
     def leave(
@@ -227,10 +230,8 @@ class Strand:
 
     def count_cancels(self) -> int:
         """How often the task has been cancelled, and that was not undone."""
-        if self.job is None:
-            return self.loop.count_cancels()
-        assert self.suspension is not None, "a task on a worker is suspended on its loop"
-        return self.suspension.count_cancels()
+        where: Any = self.loop if self.job is None else self.suspension
+        return where.count_cancels()  # type: ignore[no-any-return]
 
     # In the thread that drives the coroutine, which is suspended by a trap.
 

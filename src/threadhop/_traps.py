@@ -136,7 +136,7 @@ def _note_arrival(strand: AnyStrand) -> None:
             # A cancel came on the way. Raised here, it would run the ``finally`` of the body, which
             # belongs to the worker, on the loop: so ``_enter`` turns back.
             raise strand.cancellation()
-        entry.cancels = strand.loop.count_cancels()
+        entry.cancels = strand.seen_cancels
 
 
 def _why_not_moved(strand: AnyStrand) -> BaseException:
