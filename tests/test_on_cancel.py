@@ -7,6 +7,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from contextvars import ContextVar
 from functools import partial
@@ -315,6 +316,61 @@ async def test_a_signal_handler_that_cancels_as_a_loop_part_begins_is_told_when_
     task = asyncio.get_running_loop().create_task(block())
     await until(task.done)
     assert task.cancelled()
+    blocking.assert_was_told_once()
+
+
+@pytest.mark.parametrize("cancelled", ["on its way", "in the body"])
+@on_every_loop
+async def test_of_a_generator_the_task_that_goes_on_with_it_is_told(
+    executor: Executor, one: Executor, monkeypatch: pytest.MonkeyPatch, cancelled: str
+) -> None:
+    """And not the task that began it, which is cancelled in a block of its own meanwhile."""
+    blocking, own = Blocking(), Blocking()
+    has_begun, goes_on = asyncio.Event(), asyncio.Event()
+    resume = WorkerSuspension.resume
+
+    def cancel_first(suspension: WorkerSuspension) -> object:
+        monkeypatch.undo()
+        second.cancel()
+        return resume(suspension)
+
+    async def items() -> AsyncIterator[int]:
+        async with threadpool(executor):
+            with on_cancel(blocking.stop):
+                with contextlib.suppress(asyncio.CancelledError):
+                    async with eventloop():
+                        yield 1
+                blocking()
+
+    async def begin() -> None:
+        await anext(source)
+        has_begun.set()
+        await goes_on.wait()
+        async with threadpool(one):
+            with on_cancel(own.stop):
+                own()
+
+    async def go_on() -> None:
+        if cancelled == "on its way":
+            monkeypatch.setattr(WorkerSuspension, "resume", cancel_first)
+        await anext(source, None)
+
+    source, loop = items(), asyncio.get_running_loop()
+    first = loop.create_task(begin())
+    await has_begun.wait()
+    second = loop.create_task(go_on())
+    if cancelled == "in the body":
+        await until(blocking.begun.is_set)
+        goes_on.set()
+        await until(own.begun.is_set)
+        first.cancel()
+        await until(first.done)
+        assert not blocking.told
+        second.cancel()
+    await until(second.done)
+    first.cancel()
+    await until(first.done)
+    assert second.cancelled()
     blocking.assert_was_told_once()
 
 

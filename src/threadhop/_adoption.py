@@ -242,6 +242,7 @@ def _adopt(leaver: Strand, owner: Strand, group: Entries, rest: Entries) -> Susp
                 entry.manager.owners += (leaver,)
     suspension = leaver.suspension
     assert suspension is not None, "a task that waits is suspended"
+    owner.token.hand_over(group, leaver)
     leaver.task_has_ended = suspension.watch_task()
     # In one step: nothing comes in between.
     (

@@ -35,7 +35,7 @@ class CancelToken:
     #: ``request``.
     count = 0
     last_why: Any = ()
-    #: Replaced as a whole, by the worker of the task or of the call.
+    #: Replaced as a whole, by the worker of the task or of the call; by ``hand_over`` on the loop.
     _listeners: tuple[Callable[[Any], object], ...] = ()
 
     def __init__(self) -> None:
@@ -71,3 +71,15 @@ class CancelToken:
     def unregister(self, listener: Callable[[Any], object]) -> None:
         """In the same worker."""
         self._listeners = tuple(other for other in self._listeners if other != listener)
+
+    def hand_over(self, entries: tuple[Any, ...], task: Any) -> None:
+        """On the loop, while no worker has either task: *task* takes *entries* over.
+
+        The listeners in their bodies hear of its cancellations from now on. May be repeated.
+        """
+        for listener in self._listeners:
+            if getattr(listener, "entry", None) in entries:
+                listener.caller = task  # type: ignore[attr-defined]
+                task.token.unregister(listener)
+                task.token._listeners += (listener,)
+                self.unregister(listener)

@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any, TypeVarTuple
 
 from ._callables import name_of
-from ._cancel_token import CancelToken
 from ._entries import Entries
 from ._errors import IS_OPEN, NOT_CALLABLE, ON_CANCEL_FAILED, ON_CANCEL_ON_LOOP, report
 from ._loops import is_on_loop, job_here
@@ -114,10 +113,10 @@ class _Watch:
 
     def __init__(self, callback: partial[object], caller: Any) -> None:
         self._callback = callback
-        self._caller = caller
-        self._token: CancelToken = caller.token
+        #: Whose cancellation counts. Another task may take over the block, see ``_adoption``.
+        self.caller = caller
         #: That of the block in whose body the ``with`` is. A call has none.
-        self._entry = next(reversed(_entries(caller)), None)
+        self.entry = next(reversed(_entries(caller)), None)
         self._context = copy_context()
         #: Whether a cancellation has come. Written by the thread that cancels.
         self._is_requested = False
@@ -128,12 +127,12 @@ class _Watch:
     # In the worker.
 
     def begin(self) -> None:
-        self._token.register(self)
+        self.caller.token.register(self)
         if self._is_requested:
             self._call_and_wait()
 
     def end(self) -> None:
-        self._token.unregister(self)
+        self.caller.token.unregister(self)
         # A request whose thread has not begun, perhaps because Ctrl+C came in, is not lost.
         if self._is_requested or self.__dict__.setdefault("claimed", _CLOSED) is not _CLOSED:
             self._call_and_wait()
@@ -164,8 +163,8 @@ class _Watch:
         A cancellation that is swallowed there does not concern the body. When one leaves the part,
         the token tells of it again.
         """
-        for entry in reversed(_entries(self._caller)):
-            if entry is self._entry:
+        for entry in reversed(_entries(self.caller)):
+            if entry is self.entry:
                 break
             if entry.job is None:
                 return True
