@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import importlib.util
@@ -31,6 +32,7 @@ from threadhop import (
     eventloop,
     exec_in_eventloop,
     exec_in_executor,
+    on_cancel,
     threadpool,
 )
 
@@ -315,6 +317,31 @@ async def test_an_exception_that_is_raised_in_a_parked_worker_comes_out_in_its_b
                 steps.append(place())
     assert steps == ["one_0"]
     await in_block_of(one, other)
+
+
+@needs_ctypes
+@on_every_loop
+async def test_an_exception_that_is_raised_in_a_parked_worker_hides_no_cancellation(
+    one: ThreadPoolExecutor,
+) -> None:
+    """The task is cancelled in the loop part. The body swallows the exception, and blocks."""
+    told = threading.Event()
+
+    async def block() -> None:
+        async with threadpool(one):
+            thread = threading.get_ident()
+            with on_cancel(told.set):
+                with contextlib.suppress(StopItError):
+                    async with eventloop():
+                        wait_until(lambda: sys._current_frames()[thread].f_code.co_name == "_wait")
+                        raise_in(thread)
+                        task.cancel()
+                told.wait(LIMIT)
+
+    task = asyncio.get_running_loop().create_task(block())
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert told.is_set()
 
 
 @needs_ctypes

@@ -57,7 +57,11 @@ def _leave(
     strand: AnyStrand, mark: object, error: BaseException | None
 ) -> Generator[Any, None, None]:
     """Go from the end of a body, which ended with *error*, to where it was entered."""
-    yield mark
+    try:
+        yield mark
+    except BaseException:  # Another thread raised it in the parked worker.
+        _tell_on_arrival(strand)
+        raise
     target = strand.target
     if strand.job is not target:
         raise _why_not_moved(strand)
@@ -160,6 +164,13 @@ def _why_not_moved(strand: AnyStrand) -> BaseException:
     return RuntimeError(f"{block} cannot go on: {failure or NOT_DRIVEN}")
 
 
+def _tell_on_arrival(strand: AnyStrand) -> None:
+    """In a worker, when a loop part is left: an ``on_cancel`` around that hears of it now."""
+    token = strand.token
+    if strand.job is not None and token.why is not None:
+        token.tell(token.why)
+
+
 def _raise_cancellation(strand: AnyStrand, error: BaseException | None) -> None:
     """At the exit of a block that ended with *error*: the task was cancelled meanwhile.
 
@@ -170,8 +181,7 @@ def _raise_cancellation(strand: AnyStrand, error: BaseException | None) -> None:
     if strand.job is None:
         strand.token.why = None
     else:
-        # An ``on_cancel`` around a loop part hears of it when that is left.
-        strand.token.tell(strand.token.why)
+        _tell_on_arrival(strand)
     same = type(error) is type(cancellation) and error.args == cancellation.args
     if same or isinstance(error, OUTRANKS_CANCELLATION):
         return
