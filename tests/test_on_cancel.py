@@ -319,6 +319,30 @@ async def test_a_signal_handler_that_cancels_as_a_loop_part_begins_is_told_when_
     blocking.assert_was_told_once()
 
 
+@on_every_loop
+async def test_left_after_its_block_it_is_told_of_a_cancellation_in_the_next_block(
+    executor: Executor, one: Executor
+) -> None:
+    """Both blocks are in one loop part of a body around them."""
+    blocking, watch = Blocking(), contextlib.ExitStack()
+
+    async def block() -> None:
+        async with threadpool(executor):
+            async with eventloop():
+                async with threadpool(one):
+                    watch.enter_context(on_cancel(blocking.stop))
+                async with threadpool(one):
+                    with watch:
+                        blocking()
+
+    task = asyncio.get_running_loop().create_task(block())
+    await until(blocking.begun.is_set)
+    task.cancel()
+    await until(task.done)
+    assert task.cancelled()
+    blocking.assert_was_told_once()
+
+
 @pytest.mark.parametrize("cancelled", ["on its way", "in the body"])
 @on_every_loop
 async def test_of_a_generator_the_task_that_goes_on_with_it_is_told(

@@ -117,6 +117,8 @@ class _Watch:
         self.caller = caller
         #: That of the block in whose body the ``with`` is. A call has none.
         self.entry = next(reversed(_entries(caller)), None)
+        #: That of the loop part around the block. The ``with`` may end later than the block does.
+        self._part = next((e for e in reversed(_entries(caller)) if e.job is None), None)
         self._context = copy_context()
         #: Whether a cancellation has come. Written by the thread that cancels.
         self._is_requested = False
@@ -164,7 +166,7 @@ class _Watch:
         the token tells of it again.
         """
         for entry in reversed(_entries(self.caller)):
-            if entry is self.entry:
+            if entry is self.entry or entry is self._part:
                 break
             if entry.job is None:
                 return True
