@@ -6,7 +6,8 @@ PyPy has no reference counts, so everything is garbage there until it is collect
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from typing import Any
@@ -21,7 +22,7 @@ from helpers.garbage import (
 )
 from helpers.steps import Gate, HeldExecutor, busy, until, wait_until
 
-from threadhop import eventloop, exec_in_eventloop, threadpool
+from threadhop import eventloop, exec_in_eventloop, on_cancel, threadpool
 from threadhop._away import all_away_of
 from threadhop._loops._attributes import LOOP
 
@@ -191,6 +192,31 @@ async def adopted_generator(pool: Executor, _: Executor) -> None:
         await start(step())
 
 
+async def adopted_watch(pool: Executor, _: Executor) -> None:
+    """Open in a generator that one task begins, and another one ends, which is cancelled."""
+    told = threading.Event()
+
+    async def items() -> AsyncIterator[int]:
+        async with threadpool(pool):
+            with on_cancel(told.set):
+                async with eventloop():
+                    yield 1
+                gate.stop_here()
+
+    source, gate = items(), Gate()
+
+    async def take() -> None:
+        await anext(source, None)
+
+    await start(take())
+    task = start(take())
+    await until(gate.reached.is_set)
+    task.cancel()
+    gate.open()
+    await until(task.done)
+    assert told.is_set()
+
+
 async def cancelled_part(pool: Executor, _: Executor) -> None:
     gate = Gate()
 
@@ -294,6 +320,7 @@ SCENARIOS: list[Scenario] = [
     nested_parts_raising,
     generator,
     adopted_generator,
+    adopted_watch,
     cancelled_part,
     timed_out_part,
     cancelled_before_its_part,
