@@ -59,6 +59,11 @@ class CancelToken:
         for listener in self._listeners:
             listener(why)
 
+    def tell_if_away(self, job: object) -> None:
+        """At *job*, when a loop part was left: an ``on_cancel`` around that hears of it now."""
+        if job is not None and self.why is not None:
+            self.tell(self.why)
+
     def register(self, listener: Callable[[Any], object]) -> None:
         """In the worker: have *listener* called when a cancellation comes; if it has come, at once.
 

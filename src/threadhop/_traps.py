@@ -60,7 +60,8 @@ def _leave(
     try:
         yield mark
     except BaseException:  # Another thread raised it in the parked worker.
-        _tell_on_arrival(strand)
+        # (Or the process ends, and the names of this module are None.)
+        strand.token.tell_if_away(strand.job)
         raise
     target = strand.target
     if strand.job is not target:
@@ -164,13 +165,6 @@ def _why_not_moved(strand: AnyStrand) -> BaseException:
     return RuntimeError(f"{block} cannot go on: {failure or NOT_DRIVEN}")
 
 
-def _tell_on_arrival(strand: AnyStrand) -> None:
-    """In a worker, when a loop part is left: an ``on_cancel`` around that hears of it now."""
-    token = strand.token
-    if strand.job is not None and token.why is not None:
-        token.tell(token.why)
-
-
 def _raise_cancellation(strand: AnyStrand, error: BaseException | None) -> None:
     """At the exit of a block that ended with *error*: the task was cancelled meanwhile.
 
@@ -181,7 +175,7 @@ def _raise_cancellation(strand: AnyStrand, error: BaseException | None) -> None:
     if strand.job is None:
         strand.token.why = None
     else:
-        _tell_on_arrival(strand)
+        strand.token.tell_if_away(strand.job)
     same = type(error) is type(cancellation) and error.args == cancellation.args
     if same or isinstance(error, OUTRANKS_CANCELLATION):
         return
