@@ -299,7 +299,7 @@ async def test_a_signal_handler_that_cancels_as_a_loop_part_begins_is_told_when_
     blocking = Blocking()
     key_of = _traps.key_of
 
-    def cancel_first(frame: Any) -> int:
+    def cancel_first(frame: Any) -> Any:
         monkeypatch.undo()
         task.cancel()
         return key_of(frame)

@@ -23,12 +23,15 @@ CONTEXTLIB = contextlib.__file__
 #: The stack of a task, innermost last. Replaced as a whole, as few tasks have more than one entry.
 Entries = tuple["Entry", ...]
 
+#: See ``key_of``.
+FrameKey = tuple[int, int]
+
 
 class Leaving(NamedTuple):
     """From where a manager is left. Asked for on the spot: a suspended frame has no caller."""
 
-    frame_key: int
-    generators: frozenset[int]
+    frame_key: FrameKey
+    generators: frozenset[FrameKey]
 
 
 class Entry:
@@ -42,9 +45,9 @@ class Entry:
     #: None: the loop.
     job: BlockJob | None
     #: The async generators that have entered it, see ``generators_at``.
-    generators: frozenset[int] = frozenset()
+    generators: frozenset[FrameKey] = frozenset()
     #: Of a loop part: the ``key_of`` the frame that entered it,
-    frame_key = 0
+    frame_key: FrameKey | None = None
     #: and how often the task had been cancelled by then.
     cancels = 0
 
@@ -93,12 +96,12 @@ class LoopPart(Generic[OwnerT]):
         self.owners = tuple(owners)
 
 
-def key_of(frame: FrameType) -> int:
-    """A number that tells a frame, without keeping it.
+def key_of(frame: FrameType) -> FrameKey:
+    """Tells a frame, without keeping it.
 
     A dead frame's address is soon that of another frame, but hardly ever of one with that code.
     """
-    return id(frame) ^ id(frame.f_code)
+    return id(frame), id(frame.f_code)
 
 
 def frames_up(frame: FrameType | None) -> Iterator[FrameType]:
@@ -108,7 +111,7 @@ def frames_up(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def generators_at(frame: FrameType | None) -> frozenset[int]:
+def generators_at(frame: FrameType | None) -> frozenset[FrameKey]:
     """The keys of the async generators that run in *frame*, and in those that await it.
 
     Up to the first coroutine of the user: what that enters belongs to no other frame. Helpers of
@@ -181,7 +184,7 @@ def split(entries: Entries, manager: object, leaving: Leaving) -> tuple[Entries,
     return entries[low : top + 1], entries[:low] + entries[top + 1 :]
 
 
-def _find(entries: Entries, manager: object, key: int) -> int | None:
+def _find(entries: Entries, manager: object, key: FrameKey) -> int | None:
     """The innermost entry of *manager*; if it was entered more than once, that of the frame."""
     found = [at for at, entry in enumerate(entries) if entry.manager is manager]
     mine = [at for at in found if entries[at].frame_key == key]
