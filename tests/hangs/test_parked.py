@@ -148,7 +148,7 @@ say("main ends")
     "daemon": (
         IN_A_DAEMON
         + """
-asyncio.run_coroutine_threadsafe(WAITS(), loop)
+kept = asyncio.run_coroutine_threadsafe(WAITS(), loop)  # Else the collector may close the task.
 reached.wait(8)
 say("main ends")
 """,
