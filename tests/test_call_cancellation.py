@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import gc
 import threading
@@ -23,18 +24,17 @@ from helpers.calls import (
     twice,
     wrapped,
 )
-from helpers.loops import LoopKind
+from helpers.loops import LoopKind, on_every_loop, on_one_loop
 from helpers.steps import Gate, HeldExecutor, busy, turns, until, wait_until
 
 from threadhop import (
     AsyncExecutor,
+    WorkerPool,
     check_cancelled,
     exec_in_eventloop,
     exec_in_executor,
     exec_in_executor_threading_future,
 )
-
-here = threading.get_ident
 
 
 @pytest.fixture(params=KINDS)
@@ -58,8 +58,9 @@ async def check_that_it_is_cancelled(call: Any, kind: Kind) -> BaseException:
 
 
 @pytest.mark.parametrize("func", [plain, twice], ids=["plain", "coroutine"])
-def test_a_queued_call_is_taken_back_at_once(
-    loops: LoopKind, executor_class: type[ThreadPoolExecutor], kind: Kind, func: Any
+@on_every_loop
+async def test_a_queued_call_is_taken_back_at_once(
+    executor_class: type[ThreadPoolExecutor], kind: Kind, func: Any
 ) -> None:
     """The function never runs, and makes no coroutine. The calls before and behind it run."""
     ran: list[int] = []
@@ -68,37 +69,30 @@ def test_a_queued_call_is_taken_back_at_once(
         ran.append(number)
         return func(number)
 
-    async def main() -> None:
-        with executor_class(1) as pool:
-            with busy(pool):
-                before, call, behind = (kind.start(pool, work, number) for number in range(3))
-                await turns()
-                assert call.cancel(*kind.message)
-                await turns()
-                assert call.done()
-                await check_that_it_is_cancelled(call, kind)
-            assert [await wrapped(other) for other in (before, behind)] == [0, 4]
-        gc.collect()
-        assert ran == [0, 2]
-
-    loops.run(main)
+    with executor_class(1) as pool:
+        with busy(pool):
+            before, call, behind = (kind.start(pool, work, number) for number in range(3))
+            await turns()
+            assert call.cancel(*kind.message)
+            await turns()
+            assert call.done()
+            await check_that_it_is_cancelled(call, kind)
+        assert [await wrapped(other) for other in (before, behind)] == [0, 4]
+    gc.collect()
+    assert ran == [0, 2]
 
 
-def test_a_queued_call_is_taken_out_of_any_executor(loops: LoopKind, kind: Kind) -> None:
+@on_one_loop
+async def test_a_queued_call_is_taken_out_of_any_executor(kind: Kind) -> None:
     """The executor's own future is cancelled. A call that never runs can be cancelled, too."""
     executor = HeldExecutor()
-
-    async def main() -> None:
-        call = kind.start(executor, plain, 1)
-        await turns()
-        assert not call.done()
-        call.cancel(*kind.message)
-        theirs, _ = executor.jobs[0]
-        assert theirs.cancelled()
-        executor.run()
-        await check_that_it_is_cancelled(call, kind)
-
-    loops.run(main)
+    call = kind.start(executor, plain, 1)
+    await turns()
+    assert not call.done()
+    call.cancel(*kind.message)
+    assert executor.jobs[0][0].cancelled()
+    executor.run()
+    await check_that_it_is_cancelled(call, kind)
 
 
 @pytest.mark.parametrize("start", [exec_in_executor, exec_in_executor_threading_future])
@@ -122,186 +116,152 @@ def test_a_queued_call_of_the_loops_default_executor_is_taken_back(
     current_task_loops.run(main)
 
 
-def test_a_call_that_has_ended_cannot_be_cancelled(executor: Executor, kind: Kind) -> None:
-    async def main() -> None:
-        call = kind.start(executor, plain, 1)
-        assert await wrapped(call) == 2
-        assert not call.cancel()
-        assert not call.cancelled()
-        assert call.result() == 2
-
-    asyncio.run(main())
-
-
-def test_a_second_cancellation_says_what_such_futures_say(
-    executor_class: type[ThreadPoolExecutor],
+@on_one_loop
+async def test_a_cancellation_too_late_or_too_many_says_what_such_futures_say(
+    one: Executor, kind: Kind
 ) -> None:
     """A future of asyncio says False. One of threads says True, and calls its callbacks once."""
+    ended = kind.start(one, plain, 1)
+    assert await wrapped(ended) == 2
+    assert not ended.cancel()
+    assert not ended.cancelled()
+    assert ended.result() == 2
     called: list[Any] = []
-
-    async def main() -> None:
-        with executor_class(1) as pool, busy(pool):
-            future = exec_in_executor(pool, plain, 1)
-            assert [future.cancel(), future.cancel()] == [True, False]
-            theirs = exec_in_executor_threading_future(pool, plain, 1)
-            theirs.add_done_callback(called.append)
-            assert [theirs.cancel(), theirs.cancel()] == [True, True]
-            assert called == [theirs]
-
-    asyncio.run(main())
+    with busy(one):
+        call = kind.start(one, plain, 1)
+        await turns()
+        call.add_done_callback(called.append)
+        assert call.cancel()
+        await turns()
+        assert call.cancel() == (not asyncio.isfuture(call))
+    assert called == [call]
 
 
 # --- a call that runs
 
 
-@pytest.mark.parametrize("ending", ["cancelled", "swallows", "raises"])
-def test_a_running_coroutine_is_cancelled_with_its_call(
-    loops: LoopKind, executor_class: type[ThreadPoolExecutor], kind: Kind, ending: str
-) -> None:
-    """The coroutine gets the message, once, on its worker, and its cleanup may await.
+class Work:
+    """Functions that are cancelled while they run. They stand at the gate when they know it."""
 
-    The call is cancelled, however the coroutine ends, and nobody logs an error.
-    """
-    started = threading.Event()
-    gate = Gate()
-    seen: list[tuple[Any, ...]] = []
+    def __init__(self) -> None:
+        self.started = threading.Event()
+        self.gate = Gate()
+        self.seen: list[tuple[Any, ...]] = []
 
-    async def work() -> str:
+    async def is_cancelled(self) -> None:
         try:
-            started.set()
+            self.started.set()
             await asyncio.get_running_loop().create_future()
         except asyncio.CancelledError as error:
-            seen.append(error.args)
+            self.seen.append(error.args)
             await asyncio.sleep(0)
-            gate.stop_here()
-            if ending == "raises":
-                raise OopsError from None
-            if ending == "cancelled":
-                raise
+            self.gate.stop_here()
+            raise
+
+    async def swallows(self) -> str:
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.is_cancelled()
         return "late"
 
+    async def raises_in_its_stead(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.is_cancelled()
+        raise OopsError
+
+    def returns(self) -> str:
+        check_cancelled()
+        self.started.set()
+        self.gate.stop_here()
+        return "late"
+
+    def raises(self) -> None:
+        self.returns()
+        raise OopsError
+
+    def exits(self) -> None:
+        self.returns()
+        raise SystemExit(3)
+
+    def checks(self) -> None:
+        self.returns()
+        for _ in range(2):
+            try:
+                check_cancelled()
+            except asyncio.CancelledError as error:
+                self.seen.append(error.args)
+        check_cancelled()
+        self.seen.append(("went on",))
+
+
+#: By function: how often it sees the cancellation, and what a task that waited has as a context.
+RUNNING: dict[str, tuple[int, type[BaseException] | None]] = {
+    "is_cancelled": (1, None),
+    "swallows": (1, None),
+    "raises_in_its_stead": (1, OopsError),
+    "returns": (0, None),
+    "raises": (0, OopsError),
+    "exits": (0, SystemExit),
+    "checks": (2, None),
+}
+
+
+@pytest.mark.parametrize("how", RUNNING)
+def test_a_running_call_is_cancelled_whatever_its_function_does(
+    loops: LoopKind, kind: Kind, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A future is cancelled at once. A task waits for the end. Nobody logs that a result is lost.
+
+    A coroutine gets the message, once, on its worker, and its cleanup may await. A function goes on
+    to its end, or to its next check, which raises the first message, and the next one again.
+    """
+    seen, context = RUNNING[how]
+
     async def main() -> None:
-        with executor_class(1) as pool:
-            call = kind.start(pool, work)
-            await until(started.is_set)
+        work = Work()
+        with WorkerPool(1) as pool:
+            call = kind.start(pool, getattr(work, how))
+            await until(work.started.is_set)
             behind = exec_in_executor(pool, twice, 1)
             assert call.cancel(*kind.message)
             assert call.cancelled() != kind.waits
-            await until(gate.reached.is_set)
-            assert call.done() != kind.waits
-            gate.open()
-            await check_that_it_is_cancelled(call, kind)
-            assert await behind == 2
-            assert seen == [kind.message]
-
-    loops.run(main)
-
-
-@pytest.mark.parametrize("ending", ["returns", "raises", "exits"])
-def test_a_running_function_goes_on_to_its_end(
-    loops: LoopKind,
-    executor_class: type[ThreadPoolExecutor],
-    kind: Kind,
-    ending: str,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """A future is cancelled at once. A task waits, and then has the error as a context.
-
-    Nobody logs that the result is lost.
-    """
-    gate = Gate()
-    ended = threading.Event()
-    errors = {"returns": None, "raises": OopsError(), "exits": SystemExit(3)}
-
-    def work() -> str:
-        gate.stop_here()
-        ended.set()
-        if (error := errors[ending]) is not None:
-            raise error
-        return "late"
-
-    async def main() -> None:
-        with executor_class(1) as pool:
-            call = kind.start(pool, work)
-            await until(gate.reached.is_set)
-            assert call.cancel(*kind.message)
+            await until(work.gate.reached.is_set)
             await turns(20)
             assert call.done() != kind.waits
-            if kind.waits:
+            if kind.waits and not work.seen:
                 call.cancel("again")
                 await turns()
                 assert not call.done(), "the second one made it stop waiting"
-            assert not ended.is_set()
-            gate.open()
+            work.gate.open()
             error = await check_that_it_is_cancelled(call, kind)
-            if kind.waits and ending != "returns":
-                assert type(errors[ending]) in chain_of(error)
-            assert await exec_in_executor(pool, twice, 1) == 2
-            assert ended.is_set()
+            if kind.waits and context is not None:
+                assert context in chain_of(error)
+            assert await behind == 2
+            assert work.seen == [kind.message] * seen
 
     loops.run(main)
     assert not [record for record in caplog.records if record.name == "threadhop"]
 
 
-def test_a_cancelled_function_ends_at_its_next_check(
-    loops: LoopKind, executor: Executor, kind: Kind
-) -> None:
-    """The check raises the first message. The next check raises it again if it was swallowed."""
-    gate = Gate()
-    seen: list[tuple[Any, ...]] = []
-    ended = threading.Event()
-
-    def work() -> None:
-        check_cancelled()
-        gate.stop_here()
-        try:
-            for _ in range(2):
-                try:
-                    check_cancelled()
-                except asyncio.CancelledError as error:
-                    seen.append(error.args)
-            check_cancelled()
-            seen.append(("went on",))
-        finally:
-            ended.set()
-
-    async def main() -> None:
-        call = kind.start(executor, work)
-        await until(gate.reached.is_set)
-        call.cancel(*kind.message)
-        if kind.waits:
-            await turns()
-            call.cancel("again")
-        gate.open()
-        await until(ended.is_set)
-        assert seen == [kind.message] * 2
-        await check_that_it_is_cancelled(call, kind)
-
-    loops.run(main)
-
-
-def test_the_next_call_of_the_worker_is_not_cancelled(
-    executor_class: type[ThreadPoolExecutor], kind: Kind
+@on_one_loop
+async def test_the_next_call_of_the_worker_is_not_cancelled(
+    one: ThreadPoolExecutor, kind: Kind
 ) -> None:
     """A check in a function and a coroutine hear nothing of the call before."""
-
-    async def main() -> None:
-        with executor_class(1) as pool:
-            for _ in range(20):
-                stop = Stop()
-                call = kind.start(pool, stop)
-                await until(stop.started.is_set)
-                after = exec_in_executor(pool, twice, 2)
-                call.cancel()
-                assert await after == 4
-                assert await exec_in_executor(pool, check_cancelled) is None
-                assert await asyncio.wrap_future(pool.submit(check_cancelled)) is None
-
-    asyncio.run(main())
+    for _ in range(20):
+        stop = Stop()
+        call = kind.start(one, stop)
+        await until(stop.started.is_set)
+        others = one.submit(check_cancelled)
+        after = exec_in_executor(one, twice, 2)
+        call.cancel()
+        assert await asyncio.wrap_future(others) is None
+        assert await after == 4
+        assert await exec_in_executor(one, check_cancelled) is None
 
 
-def test_the_coroutine_on_the_loop_is_cancelled_with_the_call(
-    loops: LoopKind, executor: Executor, kind: Kind
+@on_every_loop
+async def test_the_coroutine_on_the_loop_is_cancelled_with_the_call(
+    executor: Executor, kind: Kind
 ) -> None:
     """The function that waits for it gets the error, and again at its next call of the loop."""
     stop = Stop()
@@ -316,17 +276,14 @@ def test_the_coroutine_on_the_loop_is_cancelled_with_the_call(
                 seen.append(error.args)
         ended.set()
 
-    async def main() -> None:
-        call = kind.start(executor, work)
-        await until(stop.started.is_set)
-        call.cancel(*kind.message)
-        assert call.cancelled() != kind.waits
-        await until(ended.is_set)
-        assert stop.seen == [kind.message]
-        assert seen == [kind.message] * 2
-        await check_that_it_is_cancelled(call, kind)
-
-    loops.run(main)
+    call = kind.start(executor, work)
+    await until(stop.started.is_set)
+    call.cancel(*kind.message)
+    assert call.cancelled() != kind.waits
+    await until(ended.is_set)
+    assert stop.seen == [kind.message]
+    assert seen == [kind.message] * 2
+    await check_that_it_is_cancelled(call, kind)
 
 
 def test_a_timeout_around_run_is_a_timeout_error(

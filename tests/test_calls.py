@@ -7,19 +7,19 @@ import concurrent.futures
 import contextvars
 import functools
 import gc
-import logging
 import pickle
 import threading
 import traceback
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from helpers.calls import (
+    CALLABLES,
     KINDS,
+    NAMES,
     WAYS,
-    AsyncCallable,
     Inline,
     Kind,
     OopsError,
@@ -31,7 +31,7 @@ from helpers.calls import (
     twice,
     wrapped,
 )
-from helpers.loops import LoopKind
+from helpers.loops import on_every_loop, on_one_loop
 from helpers.steps import LIMIT, Gate, HeldExecutor, busy, turns
 
 from threadhop import (
@@ -41,30 +41,17 @@ from threadhop import (
     exec_in_eventloop,
     exec_in_executor,
     exec_in_executor_threading_future,
+    unwrap_future,
 )
 
 here = threading.get_ident
 color = contextvars.ContextVar("color", default="unset")
 
-#: For a test that runs once with a plain function and once with a coroutine function.
-each_sort = pytest.mark.parametrize("asynchronous", [False, True], ids=["plain", "coroutine"])
+each_start = pytest.mark.parametrize("start", [exec_in_executor, exec_in_executor_threading_future])
 
 
 class EndedError(StopIteration):
     """A kind of StopIteration."""
-
-
-CALLABLES: dict[str, Callable[..., Any]] = {
-    "function": plain,
-    "coroutine-function": twice,
-    "partial-of-a-function": functools.partial(plain),
-    "partial-of-a-coroutine-function": functools.partial(twice),
-    "partial-of-a-partial": functools.partial(functools.partial(twice)),
-    "async-call": AsyncCallable(),
-    "partial-of-async-call": functools.partial(AsyncCallable()),
-    "bound-method": AsyncCallable().__call__,
-    "lambda-that-returns-a-coroutine": lambda number, plus: twice(number, plus=plus),
-}
 
 
 @pytest.fixture(params=WAYS)
@@ -82,63 +69,41 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 # --- what it calls, and where
 
 
-@pytest.mark.parametrize("func", CALLABLES.values(), ids=CALLABLES)
-def test_the_result_is_what_the_function_returned(
-    loops: LoopKind, executor: Executor, way: Way, func: Callable[..., Any]
-) -> None:
+@on_every_loop
+async def test_the_result_is_what_the_function_returned(executor: Executor, way: Way) -> None:
     """The arguments arrive, those with a name too. A worker awaits every kind of coroutine."""
-    assert loops.run(way(executor, func, 4, plus=1)) == 9
+    results = {name: await way(executor, func, 4, plus=1) for name, func in CALLABLES.items()}
+    assert results == dict.fromkeys(CALLABLES, 9)
+    assert await way(executor, dict, **NAMES) == NAMES
 
 
-def test_our_names_are_free_for_the_functions_arguments(executor: Executor, way: Way) -> None:
-    def named(**kwargs: str) -> dict[str, str]:
-        return kwargs
-
-    names = {"executor": "e", "func": "f", "args": "a", "kwargs": "k", "self": "s", "loop": "l"}
-    assert asyncio.run(way(executor, named, **names)) == names
-
-
-def test_a_coroutine_runs_on_a_loop_of_its_worker(
-    loops: LoopKind, executor_class: type[ThreadPoolExecutor], way: Way
+@on_one_loop
+async def test_a_coroutine_runs_on_a_loop_of_its_worker(
+    one: Executor, other: Executor, way: Way
 ) -> None:
-    """The worker keeps one loop, that of ensure_thread_event_loop(), beside the caller's."""
+    """The worker keeps one loop, that of ensure_thread_event_loop(), beside the caller's.
 
-    async def running() -> object:
-        return asyncio.get_running_loop()
+    The coroutine may make a call in its turn.
+    """
 
-    async def main() -> None:
-        with executor_class(1) as pool:
-            first = await way(pool, running)
-            assert first is not asyncio.get_running_loop()
-            assert await way(pool, running) is first
-            assert await way(pool, ensure_thread_event_loop) is first
-            assert await way(pool, asyncio.get_event_loop) is first
+    async def running() -> tuple[object, str, str]:
+        return asyncio.get_running_loop(), prefix(), await way(other, prefix)
 
-    loops.run(main)
-
-
-def test_a_coroutine_on_a_worker_may_make_a_call_in_its_turn(
-    loops: LoopKind, executor: Executor, executor_class: type[ThreadPoolExecutor], way: Way
-) -> None:
-    """The future of the inner call belongs to the loop of the worker."""
-
-    async def main() -> None:
-        with executor_class(1, thread_name_prefix="other") as other:
-
-            async def outer() -> tuple[str, str]:
-                return prefix(), await way(other, prefix)
-
-            assert await way(executor, outer) == ("worker", "other")
-
-    loops.run(main)
+    first, *names = await way(one, running)
+    assert first is not asyncio.get_running_loop()
+    assert names == ["one", "other"]
+    assert (await way(one, running))[0] is first
+    assert await way(one, ensure_thread_event_loop) is first
+    assert await way(one, asyncio.get_event_loop) is first
 
 
 # --- context variables
 
 
-@each_sort
-def test_the_function_sees_a_copy_of_the_callers_variables(
-    loops: LoopKind, executor: Executor, kind: Kind, asynchronous: bool
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["plain", "coroutine"])
+@on_every_loop
+async def test_the_function_sees_a_copy_of_the_callers_variables(
+    executor: Executor, kind: Kind, asynchronous: bool
 ) -> None:
     """The copy is made at the call. The function's own changes stay with it."""
     gate = Gate()
@@ -152,17 +117,36 @@ def test_the_function_sees_a_copy_of_the_callers_variables(
     async def look_async() -> str:
         return look()
 
-    async def main() -> None:
-        color.set("red")
-        call = kind.start(executor, look_async if asynchronous else look)
-        color.set("blue")
-        await turns()
-        gate.open()
-        assert await wrapped(call) == "red"
-        assert color.get() == "blue"
-        assert await wrapped(kind.start(executor, color.get)) == "blue"
+    color.set("red")
+    call = kind.start(executor, look_async if asynchronous else look)
+    color.set("blue")
+    await turns()
+    gate.open()
+    assert await wrapped(call) == "red"
+    assert color.get() == "blue"
+    assert await wrapped(kind.start(executor, color.get)) == "blue"
 
-    loops.run(main)
+
+@on_every_loop
+async def test_the_function_calls_the_loop_that_it_was_called_from(
+    executor: Executor, way: Way
+) -> None:
+    """Functions and coroutine functions run there. Context variables go there and back."""
+
+    async def paint(value: str) -> tuple[object, str]:
+        await asyncio.sleep(0)
+        seen = color.get()
+        color.set(value)
+        return asyncio.get_running_loop(), seen
+
+    def work() -> tuple[object, str, object, str]:
+        loop, seen = exec_in_eventloop(paint, "green")
+        return loop, seen, exec_in_eventloop(asyncio.get_running_loop), color.get()
+
+    color.set("red")
+    loop = asyncio.get_running_loop()
+    assert await way(executor, work) == (loop, "red", loop, "green")
+    assert color.get() == "red"
 
 
 # --- errors
@@ -179,35 +163,28 @@ ERRORS: list[type[BaseException]] = [
 ]
 
 
-@each_sort
-@pytest.mark.parametrize("error", ERRORS, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
-def test_whatever_the_function_raises_comes_out(
-    executor: Executor, way: Way, error: type[BaseException], asynchronous: bool
-) -> None:
+@on_every_loop
+async def test_whatever_the_function_raises_comes_out(executor: Executor, way: Way) -> None:
     """The error is the same. No future stays pending, nobody logs it, and the workers go on."""
 
-    def fail() -> None:
+    def fail(error: type[BaseException]) -> None:
         raise error("why")
 
-    async def fail_async() -> None:
+    async def fail_async(error: type[BaseException]) -> None:
         await asyncio.sleep(0)
         raise error("why")
 
-    async def main() -> None:
-        for _ in range(3):
+    for error in ERRORS:
+        for func in (fail, fail_async):
             with pytest.raises(error, match=r"^why$") as caught:
-                await way(executor, fail_async if asynchronous else fail)
+                await way(executor, func, error)
             assert caught.type is error
-            names = [frame.name for frame in traceback.extract_tb(caught.tb)]
-            assert names[-1] == ("fail_async" if asynchronous else "fail")
-        assert await way(executor, twice, 1) == 2
-
-    asyncio.run(main())
+            assert traceback.extract_tb(caught.tb)[-1].name == func.__name__
+    assert await way(executor, twice, 1) == 2
 
 
-def test_stop_iteration_comes_as_a_runtime_error(
-    loops: LoopKind, executor: Executor, way: Way
-) -> None:
+@on_every_loop
+async def test_stop_iteration_comes_as_a_runtime_error(executor: Executor, way: Way) -> None:
     """No future of a loop can hold a StopIteration. The cause is the original."""
 
     def end() -> None:
@@ -216,161 +193,139 @@ def test_stop_iteration_comes_as_a_runtime_error(
     async def end_async() -> None:
         raise StopIteration
 
-    async def main() -> None:
-        for func, cause in ((functools.partial(next, iter(())), StopIteration), (end, EndedError)):
-            with pytest.raises(RuntimeError, match="StopIteration, which no future") as caught:
-                await way(executor, func)
-            assert type(caught.value.__cause__) is cause
-        with pytest.raises(RuntimeError, match="StopIteration"):
-            await way(executor, end_async)
-
-    loops.run(main)
+    for func, cause in ((functools.partial(next, iter(())), StopIteration), (end, EndedError)):
+        with pytest.raises(RuntimeError, match="StopIteration, which no future") as caught:
+            await way(executor, func)
+        assert type(caught.value.__cause__) is cause
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await way(executor, end_async)
 
 
 # --- what is refused
 
+
 TAKES_AN_EXECUTOR: dict[str, Callable[[Any], object]] = {
-    "exec_in_executor()": lambda executor: exec_in_executor(executor, plain, 1),
-    "exec_in_executor_threading_future()": lambda executor: exec_in_executor_threading_future(
-        executor, plain, 1
+    "exec_in_executor()": lambda it: exec_in_executor(it, plain, 1),
+    "exec_in_executor_threading_future()": lambda it: exec_in_executor_threading_future(
+        it, plain, 1
     ),
     "AsyncExecutor()": AsyncExecutor,
-    "configure()": lambda executor: configure(executor=executor),
+    "configure()": lambda it: configure(executor=it),
+}
+TAKES_A_FUNCTION: dict[str, Callable[[Any], object]] = {
+    "exec_in_executor()": lambda it: exec_in_executor(Inline(), it),
+    "exec_in_executor_threading_future()": lambda it: exec_in_executor_threading_future(
+        Inline(), it
+    ),
+    "AsyncExecutor.run()": lambda it: AsyncExecutor(Inline()).run(it).send(None),
+    "AsyncExecutor.map()": lambda it: AsyncExecutor(Inline()).map(it, []),
 }
 
 
-@pytest.mark.parametrize("name", TAKES_AN_EXECUTOR)
-@pytest.mark.parametrize(
-    "executor",
-    [3, False, (), "pool", object(), threading.Thread()],
-    ids=["int", "false", "empty", "str", "object", "thread"],
-)
-def test_what_is_no_executor_is_a_type_error_at_the_call(name: str, executor: Any) -> None:
-    async def main() -> None:
-        with pytest.raises(TypeError) as caught:
-            TAKES_AN_EXECUTOR[name](executor)
-        assert str(caught.value).startswith(f"{name} takes a concurrent.futures.Executor, not ")
-
-    asyncio.run(main())
+def map_ahead(size: Any) -> object:
+    return AsyncExecutor(Inline()).map(plain, [1], buffersize=size)
 
 
-@pytest.mark.parametrize("name", TAKES_AN_EXECUTOR)
-def test_a_class_in_place_of_an_executor_gets_a_question(name: str) -> None:
-    async def main() -> None:
-        with pytest.raises(TypeError, match=r"did you forget \(\)\?"):
-            TAKES_AN_EXECUTOR[name](ThreadPoolExecutor)
-
-    asyncio.run(main())
+def unwrap(future: Any, backend: Any = None) -> object:
+    return unwrap_future(future, backend).send(None)
 
 
-TAKES_A_FUNCTION: dict[str, Callable[[Executor, Any], object]] = {
-    "exec_in_executor()": exec_in_executor,
-    "exec_in_executor_threading_future()": exec_in_executor_threading_future,
-    "AsyncExecutor.run()": lambda executor, func: AsyncExecutor(executor).run(func).send(None),
-    "AsyncExecutor.map()": lambda executor, func: AsyncExecutor(executor).map(func, []),
-}
+NO_EXECUTOR: list[Any] = [3, False, (), "pool", object(), threading.Thread()]
+BACKENDS: list[Any] = ["curio", "", 3, "Asyncio"]
+#: What is called with what, the error, and its words.
+REFUSED: list[tuple[Callable[[Any], object], list[Any], type[Exception], str]] = [
+    *(
+        (call, NO_EXECUTOR, TypeError, f"{name} takes a concurrent.futures.Executor, not ")
+        for name, call in TAKES_AN_EXECUTOR.items()
+    ),
+    *(
+        (call, [ThreadPoolExecutor], TypeError, f"{name} takes an instance of ThreadPoolExecutor, ")
+        for name, call in TAKES_AN_EXECUTOR.items()
+    ),
+    *(
+        (call, [None, 3, "plain", [plain]], TypeError, f"{name} takes a function, not ")
+        for name, call in TAKES_A_FUNCTION.items()
+    ),
+    (AsyncExecutor, [None], TypeError, "AsyncExecutor() takes"),
+    (unwrap, [None, 3, "future"], TypeError, "unwrap_future() takes a concurrent"),
+    (lambda it: unwrap(Future(), it), BACKENDS, ValueError, "'asyncio' or 'trio'"),
+    (lambda it: AsyncExecutor(Inline(), it), BACKENDS, ValueError, "'asyncio' or 'trio'"),
+    (map_ahead, [0, -1], ValueError, "buffersize"),
+    (map_ahead, [1.5, True], TypeError, "buffersize"),
+]
 
 
-@pytest.mark.parametrize("name", TAKES_A_FUNCTION)
-@pytest.mark.parametrize("func", [None, 3, "plain", [plain]], ids=["none", "int", "str", "list"])
-def test_what_is_not_callable_is_a_type_error_at_the_call(
-    executor: Executor, name: str, func: Any
-) -> None:
-    async def main() -> None:
-        with pytest.raises(TypeError) as caught:
-            TAKES_A_FUNCTION[name](executor, func)
-        assert str(caught.value).startswith(f"{name} takes a function, not ")
-
-    asyncio.run(main())
+@on_one_loop
+async def test_what_cannot_be_is_refused_at_the_call() -> None:
+    """The error says what was called, and what was expected."""
+    theirs: list[Any] = [asyncio.get_running_loop().create_future()]
+    of_asyncio = (unwrap, theirs, TypeError, "unwrap_future() takes a concurrent")
+    for call, wrong, error, text in [*REFUSED, of_asyncio]:
+        for each in wrong:
+            with pytest.raises(error) as caught:
+                call(each)
+            assert caught.type is error
+            assert text in str(caught.value)
 
 
 # --- executors in trouble
 
 
-def test_a_call_that_a_pool_drops_is_not_a_cancelled_task(
-    loops: LoopKind, executor_class: type[ThreadPoolExecutor], kind: Kind
+@on_every_loop
+async def test_a_call_that_a_pool_drops_is_not_a_cancelled_task(
+    executor_class: type[ThreadPoolExecutor], kind: Kind
 ) -> None:
     """``shutdown(cancel_futures=True)``: the error is that of concurrent.futures, for each."""
-
-    async def main() -> None:
-        pool = executor_class(1)
-        with busy(pool):
-            calls = [kind.start(pool, func, 1) for func in (plain, twice, plain)]
-            await turns()
-            pool.shutdown(wait=False, cancel_futures=True)
-            for call in calls:
-                error = await error_of(call)
-                assert type(error) is concurrent.futures.CancelledError
-                assert "dropped" in str(error)
-                assert not call.cancelled()
-        pool.shutdown()
-
-    loops.run(main)
-
-
-def test_a_call_that_any_executor_drops_is_not_a_cancelled_task(
-    loops: LoopKind, kind: Kind
-) -> None:
-    executor = HeldExecutor()
-
-    async def main() -> None:
-        call = kind.start(executor, plain, 1)
+    pool = executor_class(1)
+    with busy(pool):
+        calls = [kind.start(pool, func, 1) for func in (plain, twice, plain)]
         await turns()
+        pool.shutdown(wait=False, cancel_futures=True)
+        for call in calls:
+            error = await error_of(call)
+            assert type(error) is concurrent.futures.CancelledError
+            assert "dropped" in str(error)
+            assert not call.cancelled()
+    pool.shutdown()
+
+
+@pytest.mark.parametrize("fault", ["drops it", "breaks"])
+@on_one_loop
+async def test_the_error_of_any_executor_comes_out(kind: Kind, fault: str) -> None:
+    """Also if an argument could not be pickled: that is not taken for the cause."""
+    executor = HeldExecutor()
+    call = kind.start(executor, print, threading.Lock())
+    await turns()
+    if fault == "breaks":
+        executor.jobs[0][0].set_exception(BrokenExecutor("no more"))
+        assert type(await error_of(call)) is BrokenExecutor
+    else:
         executor.drop()
         assert type(await error_of(call)) is concurrent.futures.CancelledError
         assert not call.cancelled()
 
-    loops.run(main)
 
-
-def test_an_error_of_the_executor_is_not_taken_for_one_of_pickling(kind: Kind) -> None:
-    """The executor's own error comes out, although an argument could not be pickled."""
-    executor = HeldExecutor()
-
-    async def main() -> None:
-        call = kind.start(executor, print, threading.Lock())
-        await turns()
-        theirs, _ = executor.jobs[0]
-        theirs.set_exception(BrokenExecutor("no more"))
-        assert type(await error_of(call)) is BrokenExecutor
-
-    asyncio.run(main())
-
-
-def test_a_broken_initializer_is_told(
-    executor_class: type[ThreadPoolExecutor],
-    way: Way,
-    expect_loop_errors: list[logging.LogRecord],
+@pytest.mark.usefixtures("expect_loop_errors")
+@on_one_loop
+async def test_a_broken_initializer_is_told(
+    executor_class: type[ThreadPoolExecutor], way: Way
 ) -> None:
     """The future of the first call raises it. A later call may raise it at once."""
-
-    async def main() -> None:
-        with executor_class(1, initializer=oops) as pool:
-            for _ in range(5):
-                with pytest.raises(BrokenExecutor):
-                    await way(pool, plain, 1)
-
-    asyncio.run(main())
+    with executor_class(1, initializer=oops) as pool:
+        for _ in range(5):
+            with pytest.raises(BrokenExecutor):
+                await way(pool, plain, 1)
 
 
-def test_an_inline_executor_makes_the_call_in_the_callers_thread(way: Way) -> None:
-    async def main() -> None:
-        assert await way(Inline(), here) == here()
-        with pytest.raises(RuntimeError, match="StopIteration, which no future"):
-            await way(Inline(), next, iter(()))
-
-    asyncio.run(main())
-
-
-def test_an_inline_executor_cannot_run_a_coroutine_under_a_loop(way: Way) -> None:
-    """A loop runs in that thread already. The call closes the coroutine."""
-
-    async def main() -> None:
-        with pytest.raises(RuntimeError, match="executor with threads"):
-            await way(Inline(), twice, 1)
-        gc.collect()
-
-    asyncio.run(main())
+@on_one_loop
+async def test_an_inline_executor_makes_the_call_in_the_callers_thread(way: Way) -> None:
+    """But no coroutine: a loop runs in that thread already. The call closes the coroutine."""
+    assert await way(Inline(), here) == here()
+    with pytest.raises(RuntimeError, match="StopIteration, which no future"):
+        await way(Inline(), next, iter(()))
+    with pytest.raises(RuntimeError, match="executor with threads"):
+        await way(Inline(), twice, 1)
+    gc.collect()
 
 
 class Pickling(Inline):
@@ -380,22 +335,20 @@ class Pickling(Inline):
         return super().submit(pickle.loads(pickle.dumps(fn)))
 
 
-def test_an_executor_that_pickles_at_the_call_gets_the_bare_call(way: Way) -> None:
+@on_one_loop
+async def test_an_executor_that_pickles_at_the_call_gets_the_bare_call(way: Way) -> None:
     """The error of an argument that cannot be pickled names it. The cause is the original."""
-
-    async def main() -> None:
-        assert await way(Pickling(), divmod, 7, 2) == (3, 1)
-        with pytest.raises(TypeError, match="cannot be pickled") as caught:
-            await way(Pickling(), print, 1, threading.Lock())
-        assert str(caught.value).startswith("argument 2 (<unlocked _thread.lock")
-        assert caught.value.__cause__ is not None
-
-    asyncio.run(main())
+    assert await way(Pickling(), divmod, 7, 2) == (3, 1)
+    with pytest.raises(TypeError, match="cannot be pickled") as caught:
+        await way(Pickling(), print, 1, threading.Lock())
+    assert str(caught.value).startswith("argument 2 (<unlocked _thread.lock")
+    assert caught.value.__cause__ is not None
 
 
-@pytest.mark.parametrize("start", [exec_in_executor, exec_in_executor_threading_future])
+@each_start
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_an_executor_that_refuses_says_so_at_the_call_and_does_not_make_it(
+@on_one_loop
+async def test_an_executor_that_refuses_says_so_at_the_call_and_does_not_make_it(
     start: Callable[..., Any], moment: str
 ) -> None:
     """The caller was told that the call failed, even if the executor had taken it before."""
@@ -408,23 +361,20 @@ def test_an_executor_that_refuses_says_so_at_the_call_and_does_not_make_it(
         ran.append(True)
 
     executor = HeldExecutor(**{f"{moment}_submit": refuse})
-
-    async def main() -> None:
-        for func in (functools.partial(ran.append, True), run_async):
-            with pytest.raises(OopsError, match="closed on Sundays"):
-                start(executor, func)
-        for number in range(len(executor.jobs)):
-            executor.start(number)
-        executor.shutdown()
-        await turns()
-
-    asyncio.run(main())
-    assert not ran
+    for func in (functools.partial(ran.append, True), run_async):
+        with pytest.raises(OopsError, match="closed on Sundays"):
+            start(executor, func)
     assert len(executor.jobs) == (2 if moment == "after" else 0)
+    for number in range(len(executor.jobs)):
+        executor.start(number)
+    executor.shutdown()
+    await turns()
+    assert not ran
 
 
-@pytest.mark.parametrize("start", [exec_in_executor, exec_in_executor_threading_future])
-def test_an_executor_that_refuses_while_the_call_runs_comes_too_late(
+@each_start
+@on_one_loop
+async def test_an_executor_that_refuses_while_the_call_runs_comes_too_late(
     start: Callable[..., Any],
 ) -> None:
     """The function runs already: the caller gets its result."""
@@ -436,54 +386,20 @@ def test_an_executor_that_refuses_while_the_call_runs_comes_too_late(
         raise OopsError("too late")
 
     executor = HeldExecutor(after_submit=refuse)
-
-    async def main() -> None:
-        call = start(executor, gate.stop_here)
-        gate.open()
-        executor.shutdown()
-        assert await wrapped(call) is None
-
-    asyncio.run(main())
+    call = start(executor, gate.stop_here)
+    gate.open()
+    executor.shutdown()
+    assert await wrapped(call) is None
 
 
-def test_a_job_that_an_executor_runs_twice_is_one_call(kind: Kind) -> None:
+@on_one_loop
+async def test_a_job_that_an_executor_runs_twice_is_one_call(kind: Kind) -> None:
     executor = HeldExecutor()
     ran: list[bool] = []
-
-    async def main() -> None:
-        call = kind.start(executor, ran.append, True)
-        await turns()
-        _, job = executor.jobs[0]
-        job()
-        job()
-        await wrapped(call)
-        assert ran == [True]
-
-    asyncio.run(main())
-
-
-# --- calling the loop from the function
-
-
-def test_the_function_calls_the_loop_that_it_was_called_from(
-    loops: LoopKind, executor: Executor, way: Way
-) -> None:
-    """Functions and coroutine functions run there. Context variables go there and back."""
-
-    async def paint(value: str) -> tuple[object, str]:
-        await asyncio.sleep(0)
-        seen = color.get()
-        color.set(value)
-        return asyncio.get_running_loop(), seen
-
-    def work() -> tuple[object, str, object, str]:
-        loop, seen = exec_in_eventloop(paint, "green")
-        return loop, seen, exec_in_eventloop(asyncio.get_running_loop), color.get()
-
-    async def main() -> None:
-        color.set("red")
-        loop = asyncio.get_running_loop()
-        assert await way(executor, work) == (loop, "red", loop, "green")
-        assert color.get() == "red"
-
-    loops.run(main)
+    call = kind.start(executor, ran.append, True)
+    await turns()
+    _, job = executor.jobs[0]
+    job()
+    job()
+    await wrapped(call)
+    assert ran == [True]

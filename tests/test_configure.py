@@ -70,26 +70,17 @@ def test_first_comes_the_named_one_then_the_configured_one_then_that_of_the_loop
         current_task_loops.run(main)
 
 
-@pytest.mark.parametrize("func", [plain, twice], ids=["plain", "coroutine"])
-@pytest.mark.parametrize("start", [exec_in_executor, exec_in_executor_threading_future])
-def test_a_loop_without_a_default_executor_makes_one(
-    current_task_loops: LoopKind, start: Any, func: Any
-) -> None:
-    async def main() -> None:
-        for number in range(3):
-            call = start(None, func, number)
-            assert await asyncio.wrap_future(call) == number * 2
-
-    current_task_loops.run(main)
-
-
-def test_the_default_executor_that_a_call_has_made_is_that_of_the_loop(
+def test_the_default_executor_that_a_call_makes_is_that_of_the_loop(
     current_task_loops: LoopKind,
 ) -> None:
     """The loop waits for the call when it shuts the executor down."""
     gate = Gate()
 
     async def main() -> None:
+        for start in (exec_in_executor, exec_in_executor_threading_future):
+            for func in (plain, twice):
+                call: Any = start(None, func, 4)
+                assert await asyncio.wrap_future(call) == 8
         loop = asyncio.get_running_loop()
         future = exec_in_executor(None, gate.stop_here)
         shutdown = loop.create_task(loop.shutdown_default_executor())
@@ -102,40 +93,28 @@ def test_the_default_executor_that_a_call_has_made_is_that_of_the_loop(
     current_task_loops.run(main)
 
 
-@pytest.mark.parametrize("explicit", [False, True])
-def test_none_removes_it(executor: Executor, explicit: bool) -> None:
-    """The default executor of the loop comes back."""
-    configure(executor=executor)
-    if explicit:
-        configure(executor=None)
-    else:
-        configure()
+def test_the_last_one_holds_in_every_thread_until_none_removes_it(executor: Executor) -> None:
+    """What is refused changes nothing. The default executor of the loop comes back."""
+
+    def work() -> str:
+        return exec_in_executor_threading_future(None, prefix).result(LIMIT)
 
     async def main() -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1, "default"))
         assert await by_block(None, None) == "default"
         assert await exec_in_executor(None, prefix) == "default"
 
-    asyncio.run(main())
-
-
-def test_it_holds_in_every_thread(executor: Executor) -> None:
-    """The last executor counts."""
-
-    def work() -> str:
-        return exec_in_executor_threading_future(None, prefix).result(LIMIT)
-
     with ThreadPoolExecutor(1) as other:
         configure(executor=other)
         configure(executor=executor)
+        for wrong in (3, ThreadPoolExecutor):
+            with pytest.raises(TypeError, match=r"^configure\(\) takes an? "):
+                configure(executor=wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="positional"):
+            configure(executor)  # type: ignore[misc]
         assert other.submit(work).result(LIMIT) == "worker"
-
-
-def test_what_it_refuses_changes_nothing(executor: Executor) -> None:
-    configure(executor=executor)
-    for wrong in (3, ThreadPoolExecutor):
-        with pytest.raises(TypeError, match=r"^configure\(\) takes an? "):
-            configure(executor=wrong)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="positional"):
-        configure(executor)  # type: ignore[misc]
-    assert exec_in_executor_threading_future(None, prefix).result(LIMIT) == "worker"
+        configure()
+        asyncio.run(main())
+        configure(executor=executor)
+        configure(executor=None)
+        asyncio.run(main())

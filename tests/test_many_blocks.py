@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from helpers.loops import LoopKind
+from helpers.loops import LOOPS, LoopKind
 
 from threadhop import WorkerPool, exec_in_executor, threadpool
 
 #: In bytes: what a task that waits for a worker may need more than one that waits for a future.
 MORE = 1024
 
+Work = Callable[[Executor], Coroutine[Any, Any, int]]
 
 #: In seconds: what a crowd gets to come to the pool.
 SOAK = 100.0
@@ -48,24 +49,30 @@ async def call(executor: Executor) -> int:
 SOAKING = pytest.param(100_000, 100, marks=[pytest.mark.soak, pytest.mark.timeout(120)])
 
 
+async def crowd_ends(work: Work, tasks: int, of_view: bool) -> None:
+    with WorkerPool(4) as pool:
+        executor = pool.limited(3) if of_view else pool
+        with busy(pool, 4):
+            crowd = [asyncio.ensure_future(work(executor)) for _ in range(tasks)]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        threads = await asyncio.gather(*crowd)
+        assert len(threads) == tasks
+        assert 1 <= len(set(threads)) <= 4
+        assert threading.get_ident() not in threads
+
+
 @pytest.mark.parametrize("of_view", [False, True], ids=["pool", "view"])
 @pytest.mark.parametrize(("tasks", "timeout"), [(3_000, 15), SOAKING])
 def test_thousands_of_blocks_that_are_queued_at_once_all_end(
     loops: LoopKind, tasks: int, timeout: int, of_view: bool
 ) -> None:
-    async def main() -> None:
-        with WorkerPool(4) as pool:
-            executor = pool.limited(3) if of_view else pool
-            with busy(pool, 4):
-                crowd = [asyncio.ensure_future(block(executor)) for _ in range(tasks)]
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
-            threads = await asyncio.gather(*crowd)
-            assert len(threads) == tasks
-            assert 1 <= len(set(threads)) <= 4
-            assert threading.get_ident() not in threads
+    loops.run(crowd_ends(block, tasks, of_view), timeout=timeout)
 
-    loops.run(main, timeout=timeout)
+
+@pytest.mark.parametrize(("tasks", "timeout"), [(3_000, 15), SOAKING])
+def test_thousands_of_calls_that_are_queued_at_once_all_end(tasks: int, timeout: int) -> None:
+    LOOPS[0].run(crowd_ends(call, tasks, False), timeout=timeout)
 
 
 async def bytes_of_each(job: Callable[[], Coroutine[Any, Any, object]], tasks: int) -> float:
@@ -95,7 +102,7 @@ if importlib.util.find_spec("_tracemalloc") is not None:  # PyPy has none
     @pytest.mark.parametrize("of_view", [False, True], ids=["pool", "view"])
     @pytest.mark.parametrize("tasks", [2_000, pytest.param(100_000, marks=pytest.mark.soak)])
     def test_a_block_that_waits_for_a_worker_needs_less_than_a_kibibyte(
-        work: Callable[[Executor], Coroutine[Any, Any, int]], of_view: bool, tasks: int
+        work: Work, of_view: bool, tasks: int
     ) -> None:
         """More than a task that waits for a plain future."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple
 
-from helpers.steps import until
+from helpers.steps import sleep, until
 
 from threadhop import (
     AsyncExecutor,
@@ -27,7 +28,7 @@ def plain(number: int, *, plus: int = 0) -> int:
 
 
 async def twice(number: int, *, plus: int = 0) -> int:
-    await asyncio.sleep(0)
+    await sleep(0)
     return number * 2 + plus
 
 
@@ -43,6 +44,23 @@ def prefix() -> str:
 class AsyncCallable:
     async def __call__(self, number: int, *, plus: int = 0) -> int:
         return await twice(number, plus=plus)
+
+
+#: All that may be called in an executor, or from there on the loop. Called with 4, plus=1: 9.
+CALLABLES: dict[str, Callable[..., Any]] = {
+    "function": plain,
+    "coroutine function": twice,
+    "partial of a function": functools.partial(plain),
+    "partial of a coroutine function": functools.partial(twice),
+    "partial of a partial": functools.partial(functools.partial(twice)),
+    "async __call__": AsyncCallable(),
+    "partial of an async __call__": functools.partial(AsyncCallable()),
+    "bound method": AsyncCallable().__call__,
+    "lambda that returns a coroutine": lambda number, plus: twice(number, plus=plus),
+}
+
+#: Our names are free for the function's own arguments.
+NAMES = dict.fromkeys(["executor", "func", "args", "kwargs", "self", "loop", "block", "task"], "x")
 
 
 class Stop:
