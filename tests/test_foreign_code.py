@@ -8,12 +8,10 @@ import ctypes
 import gc
 import importlib.util
 import logging
-import pickle
 import signal
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
@@ -21,7 +19,7 @@ from typing import Any
 import pytest
 from helpers.child import run_in_child
 from helpers.loops import LoopKind, on_every_loop, on_one_loop
-from helpers.places import OopsError, assert_is_whole, in_block_of, on_loop_thread, place
+from helpers.places import OopsError, assert_is_whole, in_block_of, on_loop_thread, place, start
 from helpers.steps import LIMIT, Gate, until, wait_until
 
 from threadhop import (
@@ -102,21 +100,6 @@ async def one_without_a_running_loop(one: Executor) -> None:
 
 
 @on_one_loop
-async def test_a_task_of_a_loop_that_runs_in_the_body_is_not_the_blocks(executor: Executor) -> None:
-    async def inner() -> str:
-        assert not on_loop_thread()
-        async with eventloop():  # Outside of any block of its own: it stays.
-            assert not on_loop_thread()
-        async with threadpool(executor):
-            pass
-        return "done"
-
-    async with threadpool(executor):
-        assert asyncio.run(inner()) == "done"
-    assert on_loop_thread()
-
-
-@on_one_loop
 async def test_the_loop_that_a_call_was_offered_is_not_met_by_a_later_block(
     one: ThreadPoolExecutor,
 ) -> None:
@@ -133,12 +116,51 @@ async def test_the_loop_that_a_call_was_offered_is_not_met_by_a_later_block(
         assert asyncio.get_event_loop() is ensure_thread_event_loop()
 
 
+@pytest.mark.parametrize("parked_goes_first", [False, True])
+def test_a_loop_that_is_closed_under_a_nested_body_leaves_both_workers_usable(
+    loops: LoopKind,
+    executor_class: type[ThreadPoolExecutor],
+    monkeypatch: pytest.MonkeyPatch,
+    expect_loop_errors: list[logging.LogRecord],
+    caplog: pytest.LogCaptureFixture,
+    parked_goes_first: bool,
+) -> None:
+    """The body comes to its end; a warning says that the task is lost, and where.
+
+    The parked outer worker does not wait for an inner body that may run for long. The warning also
+    comes if that worker has gone, and nobody takes the task over when the inner body has ended.
+    """
+    monkeypatch.setattr(_block_job, "POLL", 0.01 if parked_goes_first else LIMIT)
+    gate = Gate()
+
+    async def block(outer: Executor, inner: Executor) -> None:
+        async with threadpool(outer), threadpool(inner):
+            gate.stop_here()
+
+    async def main(outer: Executor, inner: Executor) -> asyncio.Task[None]:
+        asyncio.get_running_loop().set_task_factory(loops.task_factory)
+        task = start(block(outer, inner))
+        await until(gate.reached.is_set)
+        return task
+
+    with executor_class(1) as outer, executor_class(1) as inner:
+        loop = loops.loop_factory()
+        task = loop.run_until_complete(main(outer, inner))
+        loop.close()
+        if not parked_goes_first:
+            gate.open()
+        assert outer.submit(str, 1).result(LIMIT) == "1"
+        gate.open()
+        assert inner.submit(str, 2).result(LIMIT) == "2"
+        assert not task.done()
+    (record,) = [record for record in caplog.records if record.name == "threadhop"]
+    assert record.levelno == logging.WARNING
+    assert parked_goes_first or __file__ in record.getMessage()
+    del task
+    gc.collect()
+
+
 # --- tasks
-
-
-class NoCoroutine(asyncio.tasks._PyTask):  # type: ignore[misc, name-defined]
-    def get_coro(self) -> None:  # type: ignore[override]
-        return None
 
 
 class NoFuture:
@@ -435,7 +457,7 @@ async def test_an_error_that_says_no_loop_here_carries_the_remedy_once(
     assert remedy in note
 
 
-# --- debug mode, guards, decorated functions
+# --- debug mode, guards
 
 
 @pytest.mark.parametrize("after", ["a block", "a call"])
@@ -493,57 +515,3 @@ async def test_a_guard_that_another_task_leaves_raises() -> None:
         await guard.__aexit__(None, None, None)
     error = asyncio.CancelledError()
     await guard.__aexit__(type(error), error, None)  # A cancellation is never replaced.
-
-
-@threadpool
-def decorated(number: int) -> int:
-    """Doubles it."""
-    return number * 2
-
-
-class Owner:
-    @threadpool
-    def method(self, number: int) -> int:
-        return number * 2
-
-
-def test_a_decorated_function_is_a_function() -> None:
-    owner = Owner()
-    assert type(decorated) is type(lambda: None)
-    assert pickle.loads(pickle.dumps(decorated)) is decorated
-    assert owner.method == owner.method
-    assert weakref.WeakMethod(owner.method)() == owner.method
-    assert decorated.__doc__ == "Doubles it."
-    assert decorated.__annotations__ == {"number": "int", "return": "int"}
-
-
-@on_one_loop
-async def test_a_decorated_function_is_awaited_in_any_coroutine(executor: Executor) -> None:
-    """Also in one that runs on a worker: on the worker's own loop, or by ``asyncio.run``."""
-
-    async def inner() -> int:
-        return await decorated(2)
-
-    assert await exec_in_executor(executor, inner) == 4
-    async with threadpool(executor):
-        assert asyncio.run(inner()) == 4
-        assert decorated(2) == 4
-
-
-@on_one_loop
-async def test_a_forgotten_await_names_the_function_of_the_user() -> None:
-    def forget() -> None:
-        Owner().method(1)  # type: ignore[unused-coroutine]
-        gc.collect()
-
-    with pytest.warns(RuntimeWarning, match="coroutine 'Owner.method' was never awaited"):
-        forget()
-
-
-def test_the_loops_agree(current_task_loops: LoopKind) -> None:
-    """The result is the same where the function is awaited on any loop."""
-
-    async def main() -> int:
-        return await decorated(2)
-
-    assert current_task_loops.run(main) == 4

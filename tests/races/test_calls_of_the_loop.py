@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from helpers.loops import LoopKind
+from helpers.loops import LoopKind, on_every_loop, on_one_loop
+from helpers.places import forever, start, suspend
 from helpers.steps import LIMIT, Gate, until, wait_until
 
 from threadhop import exec_in_eventloop, exec_in_executor, threadpool
@@ -18,25 +20,6 @@ from threadhop._loops import _from_thread, current_strand
 from threadhop._loops._attributes import LOOP
 from threadhop._loops._from_thread import FromThreadCall
 from threadhop._strand import Strand
-
-
-def start(coro: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    return asyncio.get_running_loop().create_task(coro)
-
-
-async def suspend() -> None:
-    await asyncio.sleep(0)
-
-
-async def forever() -> None:
-    await asyncio.get_running_loop().create_future()
-
-
-@pytest.fixture
-def one(executor_class: type[ThreadPoolExecutor]) -> Iterator[ThreadPoolExecutor]:
-    with executor_class(1) as pool:
-        yield pool
-
 
 # --- when the cancellation comes
 
@@ -81,9 +64,13 @@ def function(call: Call) -> str:
 
 
 async def coroutine(call: Call) -> str:
-    await suspend()
     call.steps.append("called")
+    await suspend()
     return "value"
+
+
+def maker_of_a_coroutine(call: Call) -> Coroutine[Any, Any, str]:
+    return coroutine(call)
 
 
 def function_that_cancels(call: Call) -> str:
@@ -106,10 +93,11 @@ async def coroutine_that_is_done(call: Call) -> str:
 @pytest.mark.parametrize(
     ("moment", "func", "steps"),
     [
-        # A plain function goes through.
+        # A plain function goes through: cleanup may tell the loop something.
         ("before the call", function, ["called", "value", "body ends"]),
         ("before its callback", function, ["called", "value", "body ends"]),
         ("before the call", coroutine, ["raised"]),
+        ("before the call", maker_of_a_coroutine, ["raised"]),
         ("before its callback", coroutine, ["raised"]),
         # A plain function cannot be stopped.
         ("in func", function_that_cancels, ["value", "body ends"]),
@@ -118,69 +106,26 @@ async def coroutine_that_is_done(call: Call) -> str:
         ("in func", coroutine_that_is_done, ["value", "body ends"]),
     ],
 )
-def test_a_call_is_not_made_or_made_to_its_end_whenever_its_caller_is_cancelled(
-    loops: LoopKind,
+@on_every_loop
+async def test_a_call_is_not_made_or_made_to_its_end_whenever_its_caller_is_cancelled(
     one: Executor,
     moment: str,
     func: Callable[[Call], Any],
     steps: list[str],
 ) -> None:
     """The exit of the block raises in any case."""
-
-    async def main() -> None:
-        call = Call(one, func)
-        await call.begin()
-        if moment == "before the call":
-            call.cancel()
-        call.gate.open()
-        if moment == "before its callback":
-            loop: Any = asyncio.get_running_loop()
-            wait_until(lambda: len(getattr(loop, LOOP)._queue) == 1)  # the loop stands still
-            call.cancel()
-        assert await call.end() == steps
-
-    loops.run(main)
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("func", [function, coroutine])
-def test_a_call_whose_result_is_there_when_its_caller_is_cancelled_returns_it(
-    loops: LoopKind,
-    one: Executor,
-    monkeypatch: pytest.MonkeyPatch,
-    when: str,
-    func: Callable[[Call], Any],
-) -> None:
-    """1 the result is known, 2 it is put before the worker, cancelled just before or just after.
-
-    The exit raises.
-    """
     call = Call(one, func)
-    deliver = FromThreadCall.deliver
-
-    def lying_deliver(self: FromThreadCall) -> None:
-        ended = self._ended
-
-        class LyingQueue:
-            get = ended.get  # for a worker that does not wait yet
-
-            def put(self, result: Any) -> None:
-                if when == "before":
-                    call.cancel()
-                ended.put(result)
-                if when == "after":
-                    call.cancel()
-
-        self._ended = LyingQueue()  # type: ignore[assignment]
-        deliver(self)
-
-    async def main() -> None:
-        await call.begin()
-        monkeypatch.setattr(FromThreadCall, "deliver", lying_deliver)
-        call.gate.open()
-        assert await call.end() == ["called", "value", "body ends"]
-
-    loops.run(main)
+    await call.begin()
+    if moment == "before the call":
+        call.cancel()
+    call.gate.open()
+    if moment == "before the call" and func is coroutine:
+        wait_until(lambda: call.steps)  # refused at once: the loop stands still
+    if moment == "before its callback":
+        loop: Any = asyncio.get_running_loop()
+        wait_until(lambda: len(getattr(loop, LOOP)._queue) == 1)  # the loop stands still
+        call.cancel()
+    assert await call.end() == steps
 
 
 class ForgetfulCall(FromThreadCall):
@@ -198,11 +143,12 @@ class ForgetfulCall(FromThreadCall):
         self._kept = task
 
 
-def test_a_call_may_end_while_it_is_being_cancelled(
-    loops: LoopKind, one: Executor, monkeypatch: pytest.MonkeyPatch
+@on_every_loop
+async def test_a_call_may_end_while_it_is_being_cancelled(
+    one: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1 cancel looks for the task of the call, 2 the worker forgets it, 3 cancel goes on."""
-    monkeypatch.setattr(_from_thread, "FromThreadCall", ForgetfulCall)
+    monkeypatch.setattr(_from_thread.from_thread_run, "__defaults__", (ForgetfulCall,))
     begun = threading.Event()
 
     async def func() -> None:
@@ -213,21 +159,16 @@ def test_a_call_may_end_while_it_is_being_cancelled(
         async with threadpool(one):
             exec_in_eventloop(func)
 
-    async def main() -> None:
-        task = start(block())
-        await until(begun.is_set)
-        assert task.cancel()
-        await until(task.done)
-        assert task.cancelled()
-
-    loops.run(main)
+    task = start(block())
+    await until(begun.is_set)
+    assert task.cancel()
+    await until(task.done)
+    assert task.cancelled()
 
 
 @pytest.mark.parametrize("by", ["a block", "a call"])
-@pytest.mark.parametrize("fails", [False, True], ids=["returns", "raises"])
-def test_a_caller_knows_the_call_that_its_worker_waits_for(
-    loops: LoopKind, one: Executor, by: str, fails: bool
-) -> None:
+@on_one_loop
+async def test_a_caller_knows_the_call_that_its_worker_waits_for(one: Executor, by: str) -> None:
     """From before the call is made until it has ended; the call knows which task makes it."""
     seen: list[Any] = []
 
@@ -235,50 +176,47 @@ def test_a_caller_knows_the_call_that_its_worker_waits_for(
         job: Any = current.slot.job
         caller = job.caller
 
-        def end() -> None:
-            if fails:
-                raise LookupError
-
         def plain() -> None:
             seen.append(type(caller.calling))
-            end()
 
         async def awaiting() -> None:
             await suspend()
             seen.append(caller.calling.is_made_by(current_strand()))
             seen.append(caller.calling.is_made_by(caller))
-            end()
 
-        for func in (plain, awaiting):
+        def failing() -> None:
+            seen.append(caller.calling is not None)
+            raise LookupError
+
+        for func in (plain, awaiting, failing):
             assert caller.calling is None
-            try:
+            with contextlib.suppress(LookupError):
                 exec_in_eventloop(func)
-            except LookupError:
-                assert fails
-            else:
-                assert not fails
             assert caller.calling is None
 
-    async def main() -> None:
-        if by == "a call":
-            await exec_in_executor(one, body)
-            return
+    if by == "a call":
+        await exec_in_executor(one, body)
+    else:
         async with threadpool(one):
             body()
-
-    loops.run(main)
-    assert seen == [FromThreadCall, True, False]
+    assert seen == [FromThreadCall, True, False, True]
 
 
-@pytest.mark.parametrize("moment", ["before its callback", "while it waits", "after its result"])
-def test_a_worker_whose_loop_is_closed_while_it_waits_for_a_call_gets_the_result_or_an_error(
+MOMENTS = ["before the call", "before its callback", "while it waits", "after its result"]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_worker_that_calls_a_loop_that_is_closed_gets_the_result_or_an_error(
     loops: LoopKind,
     one: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
     expect_loop_errors: list[Any],
     moment: str,
 ) -> None:
-    """1 the worker has waited long enough, 2 the loop is closed, 3 the worker looks again."""
+    """1 the worker has waited long enough, 2 the loop is closed, 3 the worker looks again.
+
+    Or it is refused: the message says so, and no coroutine is left behind unawaited.
+    """
     monkeypatch.setattr(_from_thread, "POLL", 0.001)
     gate, look = Gate(), Gate()
     called = threading.Event()
@@ -296,16 +234,19 @@ def test_a_worker_whose_loop_is_closed_while_it_waits_for_a_call_gets_the_result
     async def block() -> None:
         async with threadpool(one):
             gate.stop_here()
-            try:
-                results.append(exec_in_eventloop(func))
-            except RuntimeError as error:
-                results.append(str(error))
+            for each in (func, forever) if moment == "before the call" else (func,):
+                try:
+                    results.append(exec_in_eventloop(each))
+                except RuntimeError as error:
+                    assert error.__context__ is None or error.__suppress_context__
+                    results.append(str(error))
 
     async def main() -> asyncio.Task[Any]:
         asyncio.get_running_loop().set_task_factory(loops.task_factory)
         task = start(block())
         await until(gate.reached.is_set)
-        monkeypatch.setattr(Strand, "is_gone", late_is_gone)
+        if moment != "before the call":
+            monkeypatch.setattr(Strand, "is_gone", late_is_gone)
         if moment == "while it waits":
             gate.open()
             await until(called.is_set)
@@ -317,14 +258,20 @@ def test_a_worker_whose_loop_is_closed_while_it_waits_for_a_call_gets_the_result
 
     loop = loops.loop_factory()
     task = loop.run_until_complete(main())
-    gate.open()
-    assert look.reached.wait(LIMIT)
+    if moment != "before the call":
+        gate.open()
+        assert look.reached.wait(LIMIT)
     loop.close()
+    gate.open()
     look.open()
     one.submit(str, 1).result(LIMIT)
     assert not task.done()
     # asyncio would say so when it is collected, perhaps in a later test.
     task._log_destroy_pending = False  # type: ignore[attr-defined]
-    (result,) = results
-    assert result == "value" if moment == "after its result" else "went away" in result
-    assert called.is_set() == (moment != "before its callback")
+    text = {
+        "before the call": "loop that this worker works for is closed",
+        "after its result": "value",
+    }.get(moment, "went away")
+    assert all(text in result for result in results)
+    assert len(results) == (2 if moment == "before the call" else 1)
+    assert called.is_set() == (moment in ("while it waits", "after its result"))
