@@ -7,27 +7,39 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
+import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 import pytest
-from helpers.garbage import IS_PYPY, MAY_DEFER, Thing, collect, collect_until, no_collector
-from helpers.loops import LoopKind
-from helpers.steps import LIMIT, Gate, HeldExecutor, busy, turns, until
+from helpers.calls import OopsError, error_of, wrapped
+from helpers.garbage import (
+    IS_PYPY,
+    MAY_DEFER,
+    Thing,
+    collect,
+    collect_until,
+    counts_references,
+    no_collector,
+)
+from helpers.loops import LoopKind, on_every_loop, on_one_loop
+from helpers.places import ended, start
+from helpers.steps import LIMIT, Gate, HeldExecutor, busy, turns, until, wait_until
 
 import threadhop._block_job
-from threadhop import eventloop, exec_in_eventloop, threadpool
+from threadhop import (
+    eventloop,
+    exec_in_eventloop,
+    exec_in_executor,
+    exec_in_executor_threading_future,
+    threadpool,
+)
 from threadhop._away import all_away_of
-
-
-@pytest.fixture
-def one(executor_class: type[ThreadPoolExecutor]) -> Iterator[ThreadPoolExecutor]:
-    with executor_class(1) as pool:
-        yield pool
 
 
 class Watched:
@@ -46,8 +58,9 @@ class Watched:
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["returns", "raises"])
-def test_what_the_body_made_is_freed_when_the_function_has_ended(
-    loops: LoopKind, executor: Executor, fails: bool
+@on_every_loop
+async def test_what_the_body_made_is_freed_when_the_function_has_ended(
+    executor: Executor, fails: bool
 ) -> None:
     """The worker that ran the body keeps nothing of it, although it is idle and alive.
 
@@ -61,20 +74,18 @@ def test_what_the_body_made_is_freed_when_the_function_has_ended(
             if fails:
                 raise LookupError(thing)
 
-    async def main() -> None:
-        with no_collector():
-            with suppress(LookupError):
-                await block()
-            await turns()
-            if IS_PYPY or MAY_DEFER:
-                collect()
-            assert watched.are_gone()
-
-    loops.run(main)
+    with no_collector():
+        with suppress(LookupError):
+            await block()
+        await turns()
+        if IS_PYPY or MAY_DEFER:
+            collect()
+        assert watched.are_gone()
 
 
-def test_what_a_call_was_given_and_returned_is_freed_while_the_body_goes_on(
-    loops: LoopKind, one: ThreadPoolExecutor
+@on_every_loop
+async def test_what_a_call_was_given_and_returned_is_freed_while_the_body_goes_on(
+    one: ThreadPoolExecutor,
 ) -> None:
     """Neither the loop nor the worker keeps the arguments or the result."""
     watched = Watched()
@@ -83,46 +94,51 @@ def test_what_a_call_was_given_and_returned_is_freed_while_the_body_goes_on(
         await asyncio.sleep(0)
         return watched.add(thing), watched.add(Thing())
 
-    async def main() -> None:
-        gate = Gate()
+    gate = Gate()
 
-        async def block() -> None:
-            async with threadpool(one):
-                exec_in_eventloop(give_back, Thing())
-                gate.stop_here()
+    async def block() -> None:
+        async with threadpool(one):
+            exec_in_eventloop(give_back, Thing())
+            gate.stop_here()
 
-        task = asyncio.get_running_loop().create_task(block())
-        await until(gate.reached.is_set)
-        await turns()
-        collect_until(watched.are_gone)
-        gate.open()
-        await task
-
-    loops.run(main)
+    task = start(block())
+    await until(gate.reached.is_set)
+    await turns()
+    collect_until(watched.are_gone)
+    gate.open()
+    await task
 
 
-def test_a_cancelled_job_that_stays_in_the_queue_keeps_nothing_of_its_task(
-    loops: LoopKind, one: ThreadPoolExecutor
+#: What is queued with a thing, and can be cancelled.
+QUEUED: dict[str, Callable[[Executor, Thing], Any]] = {
+    "block": lambda executor, thing: start(block_with(executor, thing)),
+    "exec_in_executor": lambda executor, thing: exec_in_executor(executor, print, thing),
+    "threading_future": lambda executor, thing: exec_in_executor_threading_future(
+        executor, print, thing
+    ),
+}
+
+
+async def block_with(executor: Executor, thing: Thing) -> None:
+    async with threadpool(executor):
+        raise AssertionError("the body ran")
+
+
+@pytest.mark.parametrize("kind", QUEUED)
+@on_every_loop
+async def test_a_cancelled_job_that_stays_in_the_queue_keeps_nothing_of_its_task(
+    one: Executor, kind: str
 ) -> None:
     """The executor may hold the job for long: the worker is still busy."""
     watched = Watched()
-
-    async def block() -> None:
-        thing = watched.add(Thing())  # noqa: F841 - a local of the coroutine
-        async with threadpool(one):
-            raise AssertionError("the body ran")
-
-    async def main() -> None:
-        with busy(one):
-            task = watched.add(asyncio.get_running_loop().create_task(block()))
-            await turns()
-            task.cancel()
-            await until(task.done)
-            del task
-            await turns()
-            collect_until(watched.are_gone)
-
-    loops.run(main)
+    with busy(one):
+        job = watched.add(QUEUED[kind](one, watched.add(Thing())))
+        await turns()
+        job.cancel()
+        await until(job.done)
+        del job
+        await turns()
+        collect_until(watched.are_gone)
 
 
 @pytest.mark.parametrize("in_part", [False, True], ids=["body", "part"])
@@ -145,45 +161,60 @@ def test_a_context_variable_that_refers_to_the_task_does_not_keep_it_alive(
             assert variable.get() is task
 
     async def main() -> None:
-        await asyncio.get_running_loop().create_task(block())
+        await start(block())
         await turns()
         collect_until(watched.are_gone)
 
     current_task_loops.run(main)
 
 
+async def by_block(executor: Executor | None) -> threading.Thread:
+    async with threadpool(executor):
+        return threading.current_thread()
+
+
+async def by_call(executor: Executor | None) -> threading.Thread:
+    return await exec_in_executor(executor, threading.current_thread)
+
+
+each_work = pytest.mark.parametrize("work", [by_block, by_call])
+Work = Callable[[Executor | None], Coroutine[Any, Any, threading.Thread]]
+
+
+@each_work
 @pytest.mark.parametrize("default", [False, True])
-def test_a_loop_that_ran_blocks_is_freed(executor: Executor, default: bool) -> None:
+def test_a_loop_that_ran_blocks_or_calls_is_freed(
+    executor: Executor, work: Work, default: bool
+) -> None:
     watched = Watched()
 
     async def main() -> None:
         watched.add(asyncio.get_running_loop())
-        async with threadpool(None if default else executor):
-            pass
+        await work(None if default else executor)
 
     asyncio.run(main())
     collect_until(watched.are_gone)
 
 
-def test_an_executor_that_ran_blocks_is_freed(
-    loops: LoopKind, executor_class: type[ThreadPoolExecutor]
+@each_work
+def test_an_executor_that_ran_blocks_or_calls_is_freed(
+    executor_class: type[ThreadPoolExecutor], work: Work
 ) -> None:
     """Its threads end with it, also if nobody shut it down."""
     watched = Watched()
-    threads: list[threading.Thread] = []
-
-    async def main() -> None:
-        pool = watched.add(executor_class(1))
-        async with threadpool(pool):
-            threads.append(threading.current_thread())
-
-    loops.run(main)
+    thread = asyncio.run(work(watched.add(executor_class(1))))
+    if IS_PYPY and executor_class is ThreadPoolExecutor:
+        # Its queue cannot be entered twice: a weak callback that finds the worker on its way into
+        # the wait locks it up for good.
+        ident: Any = thread.ident
+        wait_until(lambda: sys._current_frames()[ident].f_code.co_name == "wait")
     collect_until(watched.are_gone)
-    threads[0].join(LIMIT)
-    assert not threads[0].is_alive()
+    thread.join(LIMIT)
+    assert not thread.is_alive()
 
 
-def test_a_parked_worker_does_not_keep_an_abandoned_task(
+@on_one_loop
+async def test_a_parked_worker_does_not_keep_an_abandoned_task(
     one: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, expect_loop_errors: list[Any]
 ) -> None:
     """Its loop runs on; the task is collected, and then the worker is free."""
@@ -195,15 +226,12 @@ def test_a_parked_worker_does_not_keep_an_abandoned_task(
         async with threadpool(one), eventloop():
             await asyncio.get_running_loop().create_future()
 
-    async def main() -> None:
-        task = watched.add(asyncio.get_running_loop().create_task(block()))
-        await until(lambda: all_away_of(one))
-        await turns()
-        del task
-        collect_until(watched.are_gone)
-        assert one.submit(str, 1).result(LIMIT) == "1"
-
-    asyncio.run(main())
+    task = watched.add(start(block()))
+    await until(lambda: all_away_of(one))
+    await turns()
+    del task
+    collect_until(watched.are_gone)
+    assert one.submit(str, 1).result(LIMIT) == "1"
 
 
 @pytest.mark.skipif(
@@ -233,7 +261,7 @@ def test_a_coroutine_that_is_collected_in_a_body_leaves_the_blocks_of_that_body_
             steps.append("lost task closed")
 
     async def lose() -> None:
-        lost.append(asyncio.get_running_loop().create_task(lose_me()))
+        lost.append(start(lose_me()))
         await until(lambda: never.jobs)
 
     async def bystander() -> str:
@@ -256,3 +284,105 @@ def test_a_coroutine_that_is_collected_in_a_body_leaves_the_blocks_of_that_body_
         with busy(pool, 2):
             never.jobs.clear()
         assert asyncio.run(bystander()) == "undisturbed"
+
+
+async def ends_with(kind: type[BaseException], where: str, pool: Executor) -> None:
+    async with threadpool(pool):
+        if where == "body":
+            raise kind
+        async with eventloop():
+            if where == "part":
+                raise kind
+    raise kind
+
+
+@counts_references
+@pytest.mark.parametrize("where", ["body", "part", "behind the block"])
+def test_the_frames_of_the_error_do_not_lead_back_to_the_task(
+    loops: LoopKind, one: Executor, where: str
+) -> None:
+    """An exit has the frames of the loop in its traceback, and so has any in pure Python."""
+    # With an exit the frames of a task in pure Python lead back to it, whatever we do.
+    kinds = [OopsError] if loops.name == "pytask" else [OopsError, SystemExit]
+    loop = loops.loop_factory()
+    loop.set_task_factory(loops.task_factory)
+    try:
+        for kind in kinds:
+            with no_collector():
+                task: Any = loop.create_task(ends_with(kind, where, one))
+                task.add_done_callback(lambda _: loop.stop())
+                with suppress(SystemExit):
+                    loop.run_forever()
+                loop.call_soon(loop.stop)
+                loop.run_forever()
+                assert type(task.exception()) is kind
+                ref = weakref.ref(task)
+                del task
+                one.submit(str).result()  # By then the worker has left its last job.
+                if MAY_DEFER:
+                    gc.collect()
+                assert ref() is None
+    finally:
+        loop.close()
+
+
+@on_every_loop
+async def test_a_part_object_that_is_kept_keeps_nothing_of_the_tasks_that_used_it(
+    one: Executor,
+) -> None:
+    part = eventloop()
+    known: contextvars.ContextVar[Thing] = contextvars.ContextVar("known")
+    watched = Watched()
+
+    async def block() -> None:
+        async with threadpool(one):
+            known.set(watched.add(Thing()))
+            async with part, part:
+                pass
+
+    await ended(start(block()))
+    await turns()
+    collect_until(watched.are_gone)
+    assert part is not None
+
+
+@pytest.mark.parametrize("start_call", [exec_in_executor, exec_in_executor_threading_future])
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["plain", "coroutine"])
+@pytest.mark.parametrize("ending", ["returns", "raises"])
+@on_every_loop
+async def test_a_future_keeps_nothing_of_the_call(
+    executor: Executor, start_call: Callable[..., Any], asynchronous: bool, ending: str
+) -> None:
+    """The arguments are free when the call has ended, although somebody keeps the future."""
+    watched = Watched()
+
+    def work(thing: Thing) -> str:
+        if ending == "raises":
+            raise OopsError
+        return "result"
+
+    async def work_async(thing: Thing) -> str:
+        return work(thing)
+
+    future = start_call(executor, work_async if asynchronous else work, watched.add(Thing()))
+    if ending == "raises":
+        # As everywhere: an error keeps the frames that it went through.
+        (await error_of(future)).__traceback__ = None
+        if hasattr(future, "_exception_tb"):  # In pure Python the future keeps it, too.
+            future._exception_tb = None
+    else:
+        assert await wrapped(future) == "result"
+    collect_until(watched.are_gone)
+
+
+@on_one_loop
+async def test_an_idle_worker_keeps_nothing_of_the_last_call(executor: Executor) -> None:
+    watched = Watched()
+
+    async def make() -> Thing:
+        thing: Thing = watched.add(Thing())
+        return thing
+
+    await exec_in_executor(executor, make)
+    await turns()
+    collect_until(watched.are_gone)
