@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from helpers.loops import LoopKind
+from helpers.pool_jobs import LyingDeque
 from helpers.steps import LIMIT, Gate, HeldExecutor, busy, until
 
 from threadhop import threadpool
@@ -126,18 +127,6 @@ class LyingWakers(deque[bool]):
         self._hook("after return")
 
 
-class LyingDeque(deque[Any]):
-    """Runs something before its length is told, once."""
-
-    hook: Callable[[], object] | None = None
-
-    def __len__(self) -> int:
-        hook, self.hook = self.hook, None
-        if hook is not None:
-            hook()
-        return super().__len__()
-
-
 class Street:
     """A queue with lying parts, its loop and some entries."""
 
@@ -185,48 +174,45 @@ def street() -> Street:
     return Street()
 
 
-def test_many_posts_wake_the_loop_once(street: Street) -> None:
-    street.post(0, 1, 2)
-    assert len(street.loop.callbacks) == 1
-    street.assert_each_of(3)
+OF_A_POST = ["before look", "after look", "before take", "after take"]
+OF_A_DRAIN = ["before return", "after return", "before count"]
+#: The second post finds no token to take.
+MOMENTS = [
+    *(("first", at) for at in OF_A_POST + OF_A_DRAIN),
+    *(("second", at) for at in OF_A_POST[:2]),
+]
 
 
-@pytest.mark.parametrize("moment", ["before return", "after return", "before count"])
-def test_a_post_while_the_drain_begins_is_not_lost(street: Street, moment: str) -> None:
-    """1 a post comes before or after the drain returns the token, 2 the drain counts."""
-    street.post(0)
-    if moment == "before count":
-        street.waiting.hook = lambda: street.post(1)
-    else:
-        street.hooks[moment] = lambda: street.post(1)
-    street.assert_each_of(2)
-
-
-@pytest.mark.parametrize("moment", ["before look", "after look"])
-def test_a_drain_in_the_middle_of_a_post_loses_nothing(street: Street, moment: str) -> None:
-    """1 post 0 takes the token, 2 post 1 appends, 3 the loop drains both, 4 post 1 goes on."""
-    street.post(0)
-    street.hooks[moment] = street.loop.run
-    street.post(1)
-    street.assert_each_of(2)
-
-
-@pytest.mark.parametrize("moment", ["after look", "before take", "after take"])
-@pytest.mark.parametrize("drains", [False, True], ids=["posted", "and drained"])
-def test_two_posts_of_which_both_could_wake_the_loop_lose_nothing(
-    street: Street, moment: str, drains: bool
+@pytest.mark.parametrize("intruder", ["post", "drain", "post, drain"])
+@pytest.mark.parametrize(("of", "moment"), MOMENTS)
+def test_nothing_is_lost_whoever_comes_in_at_any_moment_of_a_post_or_a_drain(
+    street: Street, of: str, moment: str, intruder: str
 ) -> None:
-    """1 post 0 finds nobody, 2 post 1 does all of its own, perhaps a drain, 3 post 0 goes on."""
+    """Two posts, and a third one, or the loop, in the middle. Many posts wake the loop once.
 
-    def post_all() -> None:
-        street.post(1)
-        if drains:
+    For example: 1 post 0 takes the token, 2 post 1 appends, 3 the loop drains both, 4 post 1 looks.
+    """
+    posts = "post" in intruder
+
+    def intrude() -> None:
+        if posts:
+            street.post(2)
+        if "drain" in intruder:
             street.loop.run()
 
-    street.hooks[moment] = post_all
-    street.post(0)
-    assert len(street.loop.callbacks) == 1
-    street.assert_each_of(2)
+    if of == "second":
+        street.post(0)
+    if moment == "before count":
+        street.waiting.before_look = intrude
+    else:
+        street.hooks[moment] = intrude
+    for number in (0, 1) if of == "first" else (1,):
+        street.post(number)
+        assert len(street.loop.callbacks) <= 1
+    street.loop.run()
+    assert not street.hooks
+    assert street.waiting.before_look is None
+    street.assert_each_of(2 + posts)
 
 
 def test_a_post_out_of_a_resumed_step_waits_for_the_next_turn(street: Street) -> None:
@@ -238,10 +224,9 @@ def test_a_post_out_of_a_resumed_step_waits_for_the_next_turn(street: Street) ->
     street.assert_each_of(2)
 
 
-@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("posts", [False, True], ids=["alone", "with a post at once"])
 def test_an_interrupt_out_of_one_step_leaves_the_others_for_the_next_turn(
-    street: Street, interrupt: type[BaseException], posts: bool
+    street: Street, posts: bool
 ) -> None:
     """The interrupted one comes first again: it alone knows how far it came.
 
@@ -251,11 +236,11 @@ def test_an_interrupt_out_of_one_step_leaves_the_others_for_the_next_turn(
     def raise_it() -> None:
         if posts:
             street.post(3)
-        raise interrupt
+        raise KeyboardInterrupt
 
     street.post(0, 1, 2)
     street.entries[1].arriving = raise_it
-    with pytest.raises(interrupt):
+    with pytest.raises(KeyboardInterrupt):
         street.loop.run()
     assert street.order == [0, 1]
     street.loop.turn()
@@ -329,24 +314,11 @@ def test_a_drain_nested_in_a_step_takes_the_rest(street: Street) -> None:
     street.assert_each_of(3)
 
 
-def test_each_post_to_a_closed_loop_is_lost_once_and_nothing_stays_armed(street: Street) -> None:
-    street.loop.close()
-    street.post(0, 1)
-    assert street.abandoned() == [1, 1, 0, 0]
-    assert street.wakers
-
-
-def test_a_loop_that_closes_while_it_is_woken_loses_that_post_aloud(street: Street) -> None:
-    street.loop.closes_when_woken = True
-    street.post(0)
-    assert street.abandoned() == [1, 0, 0, 0]
-
-
-@pytest.mark.parametrize("posts_meanwhile", [False, True], ids=["after it", "during a post"])
-def test_a_loop_that_closes_with_a_wake_up_under_way_loses_what_comes_later_aloud(
-    street: Street, posts_meanwhile: bool
-) -> None:
-    """1 post 0 takes the token, 2 the loop is closed, 3 post 1 finds no token.
+@pytest.mark.parametrize(
+    "closes", ["before", "as it is woken", "with a wake-up under way", "in a post"]
+)
+def test_what_is_posted_to_a_loop_that_closes_is_lost_aloud(street: Street, closes: str) -> None:
+    """1 post 0, perhaps with the token, 2 the loop is closed, 3 post 1 finds no token.
 
     Or it did find one, and another post was faster.
     """
@@ -355,12 +327,19 @@ def test_a_loop_that_closes_with_a_wake_up_under_way_loses_what_comes_later_alou
         street.post(0)
         street.loop.close()
 
-    if posts_meanwhile:
+    if closes == "before":
+        street.loop.close()
+    street.loop.closes_when_woken = closes == "as it is woken"
+    if closes == "in a post":
         street.hooks["before take"] = post_and_close
-    else:
+    elif closes == "with a wake-up under way":
         post_and_close()
+    else:
+        street.post(0)
+        assert street.abandoned() == [1, 0, 0, 0]
     street.post(1)
     assert street.abandoned() == [1, 1, 0, 0]
+    assert street.wakers or closes != "before"
 
 
 # --- tasks of a real loop
