@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from helpers.checking import found, in_a_block
-from helpers.child import run_in_child
 
 from threadhop.__main__ import main
 
@@ -47,19 +46,6 @@ def test_it_is_a_command(folder: Path) -> None:
     assert child.stdout.count("\n") == 1
 
 
-def test_the_import_of_the_package_loads_no_checker() -> None:
-    child = run_in_child(
-        "import sys, threadhop; print([m for m in sys.modules if 'check' in m and 'hop' in m])"
-    )
-    assert (child.stdout, child.returncode) == ("[]\n", 0), child.stderr
-
-
-def test_without_findings_the_status_is_0(capsys: pytest.CaptureFixture[str]) -> None:
-    write("good.py", in_a_block("work()"))
-    write("empty.py", "")
-    assert check(capsys, "good.py", "empty.py") == (0, [], [])
-
-
 def test_findings_are_sorted_and_paths_are_as_they_were_given(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -78,19 +64,25 @@ def test_findings_are_sorted_and_paths_are_as_they_were_given(
     assert line == f"{os.path.join('.', 'src', 'a', 'c.pyi')}:{LINE}:9: THR101"
 
 
-def test_a_file_that_is_named_is_read_whatever_its_name(capsys: pytest.CaptureFixture[str]) -> None:
-    write("script", WRONG)
-    assert check(capsys, "script") == (1, [f"script:{LINE}:9: THR101"], [])
-
-
-def test_hidden_folders_and_environments_are_left_out_of_a_folder(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("good", []),
+        ("script", ["script"]),  # One that is named is read, whatever its name.
+        ("env", ["env/lib/a.py"]),
+        (".", []),  # Not hidden folders, nor environments; nor what is not Python.
+    ],
+)
+def test_the_python_files_below_a_folder_are_read(
+    capsys: pytest.CaptureFixture[str], path: str, found: list[str]
 ) -> None:
-    for inside in (".git/a.py", "__pycache__/a.py", "env/lib/a.py"):
-        write(inside, WRONG)
-    write("env/pyvenv.cfg", "")
-    assert check(capsys, ".") == (0, [], [])
-    assert check(capsys, "env")[0] == 1
+    for file in ("script", ".git/a.py", "__pycache__/a.py", "env/lib/a.py"):
+        write(file, WRONG)
+    for file in ("env/pyvenv.cfg", "good/empty.py"):
+        write(file, "")
+    write("good/good.py", in_a_block("work()"))
+    places = [f"{file}:{LINE}:9: THR101" for file in found]
+    assert check(capsys, path) == (len(found), places, [])
 
 
 def test_a_path_that_does_not_exist_is_told_and_the_others_are_read(

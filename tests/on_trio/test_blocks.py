@@ -1,7 +1,12 @@
-"""Blocks and loop parts on trio: what cancels there, and who may run what where."""
+"""Blocks and loop parts where trio is not like asyncio.
+
+What both promise is asked by the tests with the mark ``trio``. What a cancellation does at each
+moment the model of the laboratory knows: ``lab/test_model.py`` compares its programs on trio, too.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
 import gc
@@ -9,14 +14,14 @@ import logging
 import re
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from helpers.loops import TRIO, on_trio
-from helpers.places import here, on_loop_thread, on_thread_of, on_worker
-from helpers.steps import LIMIT, Gate, busy, until, wait_until
+from helpers.loops import on_trio
+from helpers.places import here, on_loop_thread, on_worker
+from helpers.steps import LIMIT, Gate, busy, until
 
 from threadhop import (
     WorkerPool,
@@ -30,135 +35,34 @@ from threadhop import (
 
 trio: Any = pytest.importorskip("trio")
 testing: Any = pytest.importorskip("trio.testing")
+_trio_suspension: Any = pytest.importorskip("threadhop._loops._trio_suspension")
 
 var = contextvars.ContextVar("var", default="unset")
-
-
-async def cancel_at(gate: Gate, scope: Any) -> None:
-    """Cancel *scope* when a body stands at *gate*, and let that go on."""
-    await until(gate.reached.is_set)
-    scope.cancel()
-    gate.open()
 
 
 # --- cancellation ---
 
 
+@pytest.mark.parametrize("is_nested", [False, True])
 @on_trio
-async def test_a_cancelled_task_never_enters_the_body(executor: Executor) -> None:
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        async with threadpool(executor):
-            raise AssertionError("the body has run")
-    assert scope.cancelled_caught
-    assert on_loop_thread()
-
-
-@on_trio
-async def test_a_block_that_waits_for_a_worker_is_cancelled_at_once(
-    one: ThreadPoolExecutor,
+async def test_a_block_that_waits_for_a_worker_is_cancelled_at_once_where_it_comes_from(
+    executor: Executor, one: ThreadPoolExecutor, is_nested: bool
 ) -> None:
-    with busy(one):
-        with trio.move_on_after(0.01) as scope:
+    async def wait() -> None:
+        place = here()
+        with pytest.raises(trio.Cancelled):
             async with threadpool(one):
                 raise AssertionError("the body has run")
-        assert scope.cancelled_caught  # and the worker is busy still
-    async with threadpool(one):
-        assert on_thread_of("one")
+        assert here() == place
 
-
-@pytest.mark.parametrize("end", ["returns", "raises", "swallows", "checks"])
-def test_a_body_comes_to_its_end_and_then_the_exit_raises_cancelled_once(
-    executor: Executor, end: str
-) -> None:
-    seen: list[BaseException] = []
-    steps: list[str] = []
-
-    async def main() -> None:
-        gate = Gate()
-        async with trio.open_nursery() as nursery:
-            with trio.CancelScope() as scope:
-                nursery.start_soon(cancel_at, gate, scope)
-                try:
-                    async with threadpool(executor):
-                        gate.stop_here()
-                        if end == "raises":
-                            raise KeyError("body")
-                        if end == "swallows":
-                            with contextlib.suppress(trio.Cancelled):
-                                while True:
-                                    check_cancelled()
-                        if end == "checks":
-                            while True:
-                                check_cancelled()
-                        steps.append("end of the body")
-                except BaseException as error:
-                    assert on_loop_thread()
-                    seen.append(error)
-                    raise
-            assert scope.cancelled_caught
+    with busy(one):  # And is still at the end.
+        with trio.move_on_after(0.01) as scope:
+            async with threadpool(executor) if is_nested else contextlib.nullcontext():
+                await wait()
             await trio.lowlevel.checkpoint()
-
-    assert TRIO is not None
-    TRIO.run(main)
-    assert [type(error) for error in seen] == [trio.Cancelled]
-    assert steps == ([] if end in ("raises", "checks") else ["end of the body"])
-    assert isinstance(seen[0].__context__, KeyError) == (end == "raises")
-
-
-@on_trio
-async def test_fail_after_becomes_too_slow_error(executor: Executor) -> None:
-    with pytest.raises(trio.TooSlowError):
-        with trio.fail_after(0.01):
-            async with threadpool(executor):
-                with pytest.raises(trio.Cancelled):
-                    while True:
-                        check_cancelled()
-
-
-@on_trio
-async def test_a_child_that_fails_cancels_the_block_of_another(executor: Executor) -> None:
-    gate = Gate()
-
-    async def fail() -> None:
-        await until(gate.reached.is_set)
-        gate.open()
-        raise KeyError
-
-    with pytest.raises(ExceptionGroup) as caught:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(fail)
-            async with threadpool(executor):
-                gate.stop_here()
-                with pytest.raises(trio.Cancelled):
-                    while True:
-                        check_cancelled()
-    assert [type(error) for error in caught.value.exceptions] == [KeyError]
-
-
-@pytest.mark.parametrize("cancelled", ["the scope in the loop part", "a scope around both"])
-@on_trio
-async def test_on_cancel_hears_of_the_scopes_around_it(
-    executor: Executor, one: ThreadPoolExecutor, cancelled: str
-) -> None:
-    """And of none within a loop part of its body, though a block in there does."""
-    gate, calls = Gate(), []
-
-    async def block() -> None:
-        async with threadpool(executor):
-            with on_cancel(calls.append, "outer"):
-                async with eventloop():
-                    with inner:
-                        async with threadpool(one):
-                            with on_cancel(calls.append, "inner"):
-                                gate.stop_here()
-
-    async with trio.open_nursery() as nursery:
-        inner = trio.CancelScope()
-        around = cancelled == "a scope around both"
-        nursery.start_soon(cancel_at, gate, nursery.cancel_scope if around else inner)
-        await block()
-    assert calls == (["inner", "outer"] if around else ["inner"])
+        assert scope.cancelled_caught
+    async with threadpool(one):
+        assert not on_loop_thread()
 
 
 @on_trio
@@ -173,96 +77,33 @@ async def test_a_shielded_block_is_not_cancelled(executor: Executor) -> None:
             check_cancelled()
 
 
+@pytest.mark.parametrize("is_around", [False, True])
 @on_trio
-async def test_a_cancellation_in_a_loop_part_passes_the_worker_and_is_met_again(
-    executor: Executor,
+async def test_on_cancel_hears_of_the_scopes_around_it_and_of_none_in_a_loop_part(
+    executor: Executor, one: ThreadPoolExecutor, is_around: bool
 ) -> None:
-    steps = []
-    with trio.CancelScope() as scope:
-        async with threadpool(executor):
-            worker = here()
-            try:
-                async with eventloop():
-                    scope.cancel()
-                    await trio.sleep_forever()
-            except trio.Cancelled:
-                steps.append(here() == worker)
-            steps.append("swallowed")
-        steps.append("not reached")
-    assert scope.cancelled_caught
-    assert steps == [True, "swallowed"]
+    gate, calls = Gate(), []
 
+    async def cancel(scope: Any) -> None:
+        await until(gate.reached.is_set)
+        scope.cancel()
+        gate.open()
 
-@on_trio
-async def test_a_scope_within_a_loop_part_keeps_its_cancellation_there(executor: Executor) -> None:
-    async with threadpool(executor):
-        async with eventloop():
-            with trio.move_on_after(0.01) as scope:
-                async with threadpool(executor):
-                    assert on_worker()
-                    with pytest.raises(trio.Cancelled):
-                        while True:
-                            check_cancelled()
-            assert scope.cancelled_caught
-            assert on_loop_thread()
-        assert on_worker()
-        check_cancelled()
-
-
-@on_trio
-async def test_a_cancelled_body_does_not_enter_a_loop_part(executor: Executor) -> None:
-    gate = Gate()
     async with trio.open_nursery() as nursery:
-        with trio.CancelScope() as scope:
-            nursery.start_soon(cancel_at, gate, scope)
-            async with threadpool(executor):
-                gate.stop_here()
-                wait_until(trio_is_cancelled)
-                with pytest.raises(trio.Cancelled):
-                    async with eventloop():
-                        raise AssertionError("the loop part has run")
-                assert on_worker()
-        assert scope.cancelled_caught
-
-
-def trio_is_cancelled() -> bool:
-    try:
-        check_cancelled()
-    except trio.Cancelled:
-        return True
-    return False
+        inner = trio.CancelScope()
+        nursery.start_soon(cancel, nursery.cancel_scope if is_around else inner)
+        async with threadpool(executor):
+            with on_cancel(calls.append, "outer"):
+                async with eventloop():
+                    with inner:
+                        async with threadpool(one):
+                            with on_cancel(calls.append, "inner"):
+                                gate.stop_here()
+    assert calls == (["inner", "outer"] if is_around else ["inner"])
 
 
 @on_trio
-async def test_a_nested_block_that_waits_is_cancelled_in_the_outer_worker(
-    executor: Executor, other: ThreadPoolExecutor
-) -> None:
-    with busy(other):
-        with trio.move_on_after(0.01) as scope:
-            async with threadpool(executor):
-                with pytest.raises(trio.Cancelled):
-                    async with threadpool(other):
-                        raise AssertionError("the body has run")
-                assert on_worker()
-        assert scope.cancelled_caught
-
-
-@on_trio
-async def test_a_guard_raises_what_was_swallowed(executor: Executor) -> None:
-    for place in ("body", "loop"):
-        with trio.move_on_after(0.01) as scope:
-            async with cancellation_guard():
-                if place == "body":
-                    async with threadpool(executor):
-                        async with cancellation_guard():
-                            with contextlib.suppress(BaseException):
-                                while True:
-                                    check_cancelled()
-                else:
-                    with contextlib.suppress(BaseException):
-                        await trio.sleep_forever()
-            raise AssertionError("the guard was quiet")
-        assert scope.cancelled_caught
+async def test_a_guard_is_quiet_about_a_scope_within_it(executor: Executor) -> None:
     async with cancellation_guard():
         with trio.move_on_after(0.01):
             await trio.sleep_forever()
@@ -281,45 +122,6 @@ async def test_entry_and_exit_are_checkpoints(executor: Executor) -> None:
 
 
 @on_trio
-async def test_many_tasks_come_back_from_a_pool_of_each_kind(executor: Executor) -> None:
-    count = 0
-
-    async def hop() -> None:
-        nonlocal count
-        for _ in range(20):
-            async with threadpool(executor):
-                assert on_worker()
-            assert on_loop_thread()
-            count += 1
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(50):
-            nursery.start_soon(hop)
-    assert count == 1000
-
-
-@pytest.mark.usefixtures("shared_pool")
-@on_trio
-async def test_without_an_executor_it_is_the_pool_of_the_library() -> None:
-    async with threadpool():
-        assert on_thread_of("threadhop")
-
-
-@on_trio
-async def test_context_variables_and_their_tokens_cross_both_ways(executor: Executor) -> None:
-    async with threadpool(executor):
-        token = var.set("worker")
-        async with eventloop():
-            assert var.get() == "worker"
-            var.set("loop")
-        assert var.get() == "loop"
-    assert var.get() == "loop"
-    async with threadpool(executor):
-        var.reset(token)
-    assert var.get() == "unset"
-
-
-@on_trio
 async def test_an_await_in_the_body_is_refused_with_the_remedy(executor: Executor) -> None:
     async with threadpool(executor):
         with pytest.raises(RuntimeError, match=r"cannot await at .*eventloop"):
@@ -334,8 +136,8 @@ async def test_an_await_in_the_body_is_refused_with_the_remedy(executor: Executo
     assert "async with eventloop()" in caught.value.__notes__[0]
 
 
-@on_trio
-async def test_trio_run_in_the_body_has_tasks_and_blocks_of_its_own(executor: Executor) -> None:
+@pytest.mark.parametrize("run", [trio.run, asyncio.run])
+def test_trio_run_in_the_body_has_tasks_and_blocks_of_its_own(executor: Executor, run: Any) -> None:
     async def nested() -> str:
         outer = here()
         async with threadpool(executor):
@@ -345,168 +147,72 @@ async def test_trio_run_in_the_body_has_tasks_and_blocks_of_its_own(executor: Ex
         check_cancelled()
         return "value"
 
-    async with threadpool(executor):
-        worker = here()
-        assert trio.run(nested) == "value"
-        assert here() == worker
-
-
-def test_trio_run_in_the_body_of_an_asyncio_task(executor: Executor) -> None:
-    import asyncio
-
-    async def nested() -> bool:
+    async def main() -> None:
         async with threadpool(executor):
-            return on_worker()
+            worker = here()
+            assert trio.run(nested) == "value"
+            assert here() == worker
 
-    async def main() -> bool:
-        async with threadpool(executor):
-            result: bool = trio.run(nested)
-            assert on_worker()
-        return result
-
-    assert asyncio.run(main())
-
-
-@on_trio
-async def test_nothing_is_entered_without_a_loop_part_on_the_loop() -> None:
-    async with eventloop():
-        assert on_loop_thread()
-
-
-@on_trio
-async def test_a_decorated_function_is_awaited(executor: Executor) -> None:
-    @threadpool(executor)
-    def func() -> bool:
-        return on_worker()
-
-    assert await func()
+    run(main if run is trio.run else main())
 
 
 # --- async generators ---
-
-
-async def items(executor: Executor, closed: list[bool]) -> AsyncGenerator[int, None]:
-    async with threadpool(executor):
-        try:
-            for number in range(3):
-                async with eventloop():
-                    yield number
-        finally:
-            closed.append(on_worker())
-
-
-@on_trio
-async def test_a_generator_yields_from_a_loop_part_and_ends_on_its_worker(
-    executor: Executor,
-) -> None:
-    closed: list[bool] = []
-    assert [number async for number in items(executor, closed)] == [0, 1, 2]
-    async with contextlib.aclosing(items(executor, closed)) as numbers:
-        async for _ in numbers:
-            assert on_loop_thread()
-            break
-    assert closed == [True, True]
-
-
-@on_trio
-async def test_after_a_break_a_task_of_trio_ends_it_on_its_worker(executor: Executor) -> None:
-    closed: list[bool] = []
-
-    async def forget() -> None:
-        async for _ in items(executor, closed):
-            break
-
-    with pytest.warns(ResourceWarning, match="was garbage collected"):
-        await collected(forget, closed)
-    assert closed == [True]
-
-
-async def collected(forget: Callable[[], Awaitable[None]], closed: list[bool]) -> None:
-    """Run *forget*, and the collector until something was closed."""
-    await forget()
-    await until(lambda: (gc.collect() and False) or closed)
 
 
 @on_trio
 async def test_a_generator_that_the_body_began_is_closed_by_trio(executor: Executor) -> None:
     closed: list[bool] = []
 
-    async def numbers() -> AsyncGenerator[int, None]:
-        try:
-            yield 1
-        finally:
-            with contextlib.suppress(trio.Cancelled):
-                await trio.sleep(1)  # needs trio
-            closed.append(on_loop_thread())
-
     async def forget() -> None:
-        begun = numbers()
-        async with threadpool(executor):
-            async for _ in begun:
-                break
+        await begin(numbers(closed), executor)
+        await until(lambda: (gc.collect() and False) or closed)
 
     with pytest.warns(ResourceWarning, match="was garbage collected"):
-        await collected(forget, closed)
+        await forget()
     assert closed == [True]
+
+
+async def numbers(closed: list[bool]) -> AsyncGenerator[int, None]:
+    try:
+        yield 1
+    finally:
+        with contextlib.suppress(trio.Cancelled):
+            await trio.sleep(1)  # needs trio
+        closed.append(on_loop_thread())
+
+
+async def begin(items: AsyncGenerator[int, None], executor: Executor) -> None:
+    async with threadpool(executor):
+        async for _ in items:
+            break
 
 
 def test_a_generator_that_the_body_began_is_closed_at_the_end_of_the_run(
     executor: Executor,
 ) -> None:
-    closed = []
-
-    async def numbers() -> AsyncGenerator[int, None]:
-        try:
-            yield 1
-        finally:
-            closed.append(on_loop_thread())
-
-    begun = numbers()
-
-    async def main() -> None:
-        async with threadpool(executor):
-            async for _ in begun:
-                break
-
-    trio.run(main)
+    closed: list[bool] = []
+    begun = numbers(closed)
+    trio.run(begin, begun, executor)
     assert closed == [True]
 
 
 # --- ends ---
 
 
-def test_a_task_that_ends_in_a_block_is_finished_with_its_result(
-    executor: Executor, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_task_that_ends_in_a_block_is_finished_with_its_result_or_its_error(
+    executor: Executor, caplog: pytest.LogCaptureFixture, raises: bool
 ) -> None:
     async def main() -> str:
-        block = threadpool(executor)
-        await block.__aenter__()
+        await threadpool(executor).__aenter__()
+        if raises:
+            raise KeyError("end")
         return "result"
 
-    with caplog.at_level(logging.WARNING, "threadhop"):
+    expected = pytest.raises(KeyError, match="end") if raises else contextlib.nullcontext()
+    with caplog.at_level(logging.WARNING, "threadhop"), expected:
         assert trio.run(main) == "result"
     assert "a task ended inside the block" in caplog.text
-
-
-def test_an_error_of_a_task_that_ends_in_a_block_is_raised(
-    executor: Executor, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def main() -> None:
-        await threadpool(executor).__aenter__()
-        raise KeyError("end")
-
-    with pytest.raises(KeyError, match="end"):
-        trio.run(main)
-    assert "a task ended inside the block" in caplog.text
-
-
-@on_trio
-async def test_an_executor_that_is_shut_down_is_told_at_the_entry(executor: Executor) -> None:
-    executor.shutdown()
-    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
-        async with threadpool(executor):
-            raise AssertionError("the body has run")
-    assert on_loop_thread()
 
 
 @on_trio
@@ -529,17 +235,11 @@ async def test_a_task_whose_variables_refer_to_it_is_freed(executor: Executor) -
 # --- the run around it ---
 
 
-@pytest.fixture
-def no_private_name(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    from threadhop._loops import _trio_suspension
-
-    monkeypatch.setattr(_trio_suspension, "_SHOWS_ABORT_FUNCTION", False)
-    return
-
-
-@pytest.mark.usefixtures("no_private_name")
 @on_trio
-async def test_a_trio_that_does_not_show_what_a_task_waits_for(executor: Executor) -> None:
+async def test_a_trio_that_does_not_show_what_a_task_waits_for(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_trio_suspension, "_SHOWS_ABORT_FUNCTION", False)
     for _ in range(20):
         async with threadpool(executor):
             assert on_worker()
@@ -568,8 +268,6 @@ async def test_an_entry_that_is_not_awaited_at_once_waits_for_its_await(
 async def test_idle_instruments_are_taken_away_and_come_back(
     executor: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from threadhop._loops import _trio_suspension
-
     monkeypatch.setattr(_trio_suspension, "IDLE_STEPS", 3)
     for _ in range(3):
         async with threadpool(executor):
@@ -578,7 +276,7 @@ async def test_idle_instruments_are_taken_away_and_come_back(
             await trio.sleep(0)
 
 
-def test_instruments_of_the_user_see_each_step(executor: Executor) -> None:
+def test_instruments_and_clocks_of_the_user_see_each_step(executor: Executor) -> None:
     class Tracer(trio.abc.Instrument):  # type: ignore[misc]
         steps = 0
 
@@ -589,17 +287,6 @@ def test_instruments_of_the_user_see_each_step(executor: Executor) -> None:
             self.steps -= 1
 
     async def main() -> None:
-        async with threadpool(executor):
-            async with eventloop():
-                await trio.sleep(0)
-
-    tracer = Tracer()
-    trio.run(main, instruments=[tracer])
-    assert tracer.steps == 0
-
-
-def test_a_mock_clock_does_not_mind(executor: Executor) -> None:
-    async def main() -> None:
         with trio.move_on_after(1000) as scope:
             async with threadpool(executor):
                 async with eventloop():
@@ -609,16 +296,9 @@ def test_a_mock_clock_does_not_mind(executor: Executor) -> None:
         async with threadpool(executor):
             pass
 
-    trio.run(main, clock=testing.MockClock(autojump_threshold=0.05))
-
-
-def test_a_run_that_ends_leaves_the_executor_usable(executor: Executor) -> None:
-    async def main() -> None:
-        async with threadpool(executor):
-            pass
-
-    for _ in range(3):
-        trio.run(main)
+    tracer, clock = Tracer(), testing.MockClock(autojump_threshold=0.05)
+    trio.run(main, instruments=[tracer], clock=clock)
+    assert tracer.steps == 0
 
 
 @on_trio

@@ -1,4 +1,7 @@
-"""Calls on trio, both ways: ``exec_in_eventloop``, ``AsyncExecutor``, ``unwrap_future``."""
+"""Calls on trio, both ways: ``exec_in_eventloop``, ``AsyncExecutor``, ``unwrap_future``.
+
+Those where trio is not like asyncio; for the others see ``test_blocks.py``.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +23,14 @@ from threadhop import (
     WorkerPool,
     _job,
     check_cancelled,
-    eventloop,
     exec_in_eventloop,
-    exec_in_executor,
     exec_in_executor_threading_future,
     threadpool,
     unwrap_future,
 )
 
 trio: Any = pytest.importorskip("trio")
+_from_thread: Any = pytest.importorskip("threadhop._loops._from_thread")
 _trio_calls: Any = pytest.importorskip("threadhop._loops._trio_calls")
 
 var = contextvars.ContextVar("var", default="unset")
@@ -54,55 +56,6 @@ async def test_a_coroutine_function_runs_in_the_task_of_the_block(executor: Exec
         assert exec_in_eventloop(trio.lowlevel.current_task) is task
         assert here() == worker
     assert trio.lowlevel.current_task() is task
-
-
-@on_trio
-async def test_it_sees_the_variables_of_the_block_and_sets_them(executor: Executor) -> None:
-    async def visit() -> str:
-        await trio.sleep(0)
-        seen = var.get()
-        var.set("set on the loop")
-        return seen
-
-    async with threadpool(executor):
-        var.set("set on the worker")
-        assert exec_in_eventloop(visit) == "set on the worker"
-        assert var.get() == "set on the loop"
-    assert var.get() == "set on the loop"
-    assert await AsyncExecutor(executor).run(exec_in_eventloop, visit) == "set on the loop"
-
-
-@pytest.mark.parametrize("error", [OopsError, StopIteration, KeyboardInterrupt, SystemExit])
-@on_trio
-async def test_what_the_function_raises_is_raised_in_the_worker(
-    executor: Executor, error: type[BaseException]
-) -> None:
-    def fail() -> None:
-        raise error
-
-    async def fail_later() -> None:
-        await trio.sleep(0)
-        raise error
-
-    async with threadpool(executor):
-        with pytest.raises(error):
-            exec_in_eventloop(fail)
-        with pytest.raises(RuntimeError if error is StopIteration else error):
-            exec_in_eventloop(fail_later)
-        assert on_worker()
-
-
-@on_trio
-async def test_a_coroutine_is_cancelled_with_the_task(executor: Executor) -> None:
-    with trio.move_on_after(0.01) as scope:
-        async with threadpool(executor):
-            with pytest.raises(trio.Cancelled):
-                exec_in_eventloop(trio.sleep_forever)
-            assert on_worker()
-            with pytest.raises(trio.Cancelled):  # at once, from now on
-                exec_in_eventloop(trio.sleep, 0)
-            assert exec_in_eventloop(on_loop_thread)  # a plain function goes through
-    assert scope.cancelled_caught
 
 
 class LateCall(_trio_calls.TrioCall):
@@ -143,65 +96,16 @@ async def test_what_a_call_cancels_the_worker_knows_when_that_returns(
 
 
 @on_trio
-async def test_a_scope_within_the_call_keeps_its_cancellation(executor: Executor) -> None:
-    async def visit() -> bool:
-        with trio.move_on_after(0.01) as scope:
-            await trio.sleep_forever()
-        return bool(scope.cancelled_caught)
-
-    async with threadpool(executor):
-        assert exec_in_eventloop(visit)
-        check_cancelled()
-
-
-@on_trio
-async def test_a_call_enters_blocks_and_makes_calls_of_its_own(
-    executor: Executor, other: ThreadPoolExecutor
+async def test_an_exception_from_outside_leaves_no_task_in_two_places(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def visit(depth: int) -> int:
-        async with threadpool(other if depth % 2 else executor):
-            assert not on_loop_thread()
-            async with eventloop():
-                await trio.sleep(0)
-            result = 0 if not depth else exec_in_eventloop(visit, depth - 1)
-            assert not on_loop_thread()
-        assert on_loop_thread()
-        return result + 1
-
-    async with threadpool(executor):
-        worker = here()
-        assert exec_in_eventloop(visit, 1) == 2
-        assert here() == worker
-        check_cancelled()
-    assert on_loop_thread()
-
-
-@on_trio
-async def test_a_call_is_refused_on_trio_and_where_nobody_waits(executor: Executor) -> None:
-    with pytest.raises(RuntimeError, match="would block this event loop"):
-        exec_in_eventloop(print)
-    errors: list[BaseException] = []
-
-    def call() -> None:
-        try:
-            exec_in_eventloop(print)
-        except RuntimeError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    thread.join(LIMIT)
-    assert "works for no event loop" in str(errors[0])
-
-
-@on_trio
-async def test_an_exception_from_outside_leaves_no_task_in_two_places() -> None:
     """The worker gives the call up, which still has the task: the block ends after that."""
     import ctypes
 
     set_async_exc = getattr(getattr(ctypes, "pythonapi", None), "PyThreadState_SetAsyncExc", None)
     if set_async_exc is None:
         pytest.skip("nothing raises in another thread here")
+    monkeypatch.setattr(_from_thread, "POLL", 0.02)  # so often a waiting worker looks
     started, go_on = trio.Event(), trio.Event()
     steps = []
 
@@ -213,16 +117,19 @@ async def test_an_exception_from_outside_leaves_no_task_in_two_places() -> None:
     async def interrupt() -> None:
         await started.wait()
         set_async_exc(ctypes.c_ulong(threads[0]), ctypes.py_object(OopsError))
-        await trio.sleep(1.5)  # a waiting worker looks each second
+        with trio.move_on_after(LIMIT):
+            while (call := strands[0].suspension.hosted) is not None and not call.waiting:
+                await trio.sleep(0.01)
         go_on.set()
 
-    threads = []
+    threads, strands = [], []
     with WorkerPool(1) as pool:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(interrupt)
             with pytest.raises(OopsError):
                 async with threadpool(pool):
                     threads.append(here())
+                    strands.append(_job.current.slot.job.strand)
                     exec_in_eventloop(visit)
             steps.append("end of the block")
     assert steps == ["end of the call", "end of the block"]
@@ -312,37 +219,6 @@ async def test_a_call_that_has_not_begun_is_taken_back(one: ThreadPoolExecutor) 
     assert await wrapped.run(len, called) == 0
 
 
-@pytest.mark.parametrize("end", ["returns", "raises", "checks"])
-@on_trio
-async def test_a_call_that_runs_is_waited_for_and_then_cancelled(
-    executor: Executor, end: str
-) -> None:
-    steps: list[str] = []
-
-    def work() -> int:
-        exec_in_eventloop(scope.cancel)
-        with contextlib.suppress(trio.Cancelled):
-            while True:
-                check_cancelled()
-        steps.append("cleanup")
-        if end == "raises":
-            raise OopsError
-        if end == "checks":
-            check_cancelled()
-        return 1
-
-    caught: list[BaseException] = []
-    with trio.CancelScope() as scope:
-        try:
-            await AsyncExecutor(executor).run(work)
-        except BaseException as error:
-            caught.append(error)
-            raise
-    assert scope.cancelled_caught
-    assert steps == ["cleanup"]
-    assert isinstance(caught[0].__context__, OopsError) == (end == "raises")
-
-
 @on_trio
 async def test_a_coroutine_on_a_worker_is_cancelled_with_the_call(executor: Executor) -> None:
     ended: list[bool] = []
@@ -359,18 +235,6 @@ async def test_a_coroutine_on_a_worker_is_cancelled_with_the_call(executor: Exec
         await AsyncExecutor(executor).run(wait)
     assert scope.cancelled_caught
     assert ended == [True]
-
-
-@on_trio
-async def test_map_gives_results_in_order_and_stops_with_an_error(executor: Executor) -> None:
-    wrapped = AsyncExecutor(executor)
-    for size in (None, 1, 3):
-        results = wrapped.map(pow, range(5), [2] * 5, buffersize=size)
-        assert [result async for result in results] == [0, 1, 4, 9, 16]
-    results = wrapped.map(lambda number: 1 // number, [1, 0, 1])
-    with pytest.raises(ZeroDivisionError):
-        async for _ in results:
-            pass
 
 
 @on_trio
@@ -480,12 +344,6 @@ async def test_dropped_calls_are_told(one: ThreadPoolExecutor) -> None:
             release()
 
 
-@on_trio
-async def test_exec_in_executor_names_what_trio_has_in_its_place(executor: Executor) -> None:
-    with pytest.raises(RuntimeError, match=r"await AsyncExecutor\(executor\)\.run\(func\)"):
-        exec_in_executor(executor, print)
-
-
 def test_backend_trio_outside_of_trio_says_so(executor: Executor) -> None:
     import asyncio
 
@@ -496,13 +354,6 @@ def test_backend_trio_outside_of_trio_says_so(executor: Executor) -> None:
             await unwrap_future(executor.submit(print), "trio")
 
     asyncio.run(main())
-
-
-@pytest.mark.usefixtures("shared_pool")
-@on_trio
-async def test_a_future_of_threads_needs_no_executor() -> None:
-    future = exec_in_executor_threading_future(None, on_loop_thread)
-    assert await unwrap_future(future) is False
 
 
 def test_a_coroutine_function_in_another_process_runs_under_trio() -> None:

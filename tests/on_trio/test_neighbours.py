@@ -214,26 +214,3 @@ def test_a_guest_run_whose_host_ends_lets_the_process_end() -> None:
         """
     )
     assert child.stdout == "end\n"
-
-
-def test_without_trio_nothing_asks_for_it() -> None:
-    child = run_in_child(
-        """
-        import asyncio, sys
-        sys.modules["trio"] = None
-        from threadhop import AsyncExecutor, WorkerPool, threadpool, check_cancelled
-
-        async def main():
-            async with threadpool():
-                check_cancelled()
-            check_cancelled()
-            print(AsyncExecutor(WorkerPool(1)).backend())
-
-        asyncio.run(main())
-        try:
-            threadpool(WorkerPool(1)).__aenter__()
-        except RuntimeError as error:
-            print("trio.run(main)" in str(error))
-        """
-    )
-    assert (child.stdout, child.stderr) == ("asyncio\nTrue\n", "")

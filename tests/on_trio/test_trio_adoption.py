@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from helpers.loops import on_trio
-from helpers.places import here, on_loop_thread, on_worker
+from helpers.places import here, on_loop_thread
 from helpers.rows import Rows, close, take
 from helpers.steps import Gate, busy, until
 
-from threadhop import eventloop, exec_in_eventloop, threadpool
+from threadhop import exec_in_eventloop, threadpool
 
 trio: Any = pytest.importorskip("trio")
 TrioCall: Any = pytest.importorskip("threadhop._loops._trio_calls").TrioCall
@@ -166,25 +166,6 @@ def test_a_generator_that_another_run_closes_is_refused(
     trio.run(main)
     with busy(one):  # Its worker is free again.
         pass
-
-
-@on_trio
-async def test_a_part_within_a_part_and_a_nursery_around_both(
-    executor: Any, other: ThreadPoolExecutor
-) -> None:
-    async def child() -> None:
-        async with threadpool(executor):
-            async with eventloop():
-                async with threadpool(other):
-                    assert not on_worker()
-                    async with eventloop():
-                        await trio.sleep(0)
-                assert on_loop_thread()
-            assert on_worker()
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(5):
-            nursery.start_soon(child)
 
 
 @on_trio
