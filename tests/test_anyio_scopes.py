@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import aclosing, nullcontext, suppress
 from typing import Any
 
 import pytest
 from helpers.child import STEPS, run_in_child
-from helpers.loops import LoopKind
+from helpers.loops import on_one_loop
 from helpers.places import OopsError, in_block_of, place
+from helpers.rows import Rows, close, take
+from helpers.scopes import cancelling, caught, in_tasks
 from helpers.steps import LIMIT, Gate, HeldExecutor, busy, turns, until, wait_until
 
 from threadhop import (
@@ -42,21 +44,24 @@ def nothing_is_left_in_scopes() -> Iterator[None]:
         assert state.cancel_scope is None, f"{task} is still in a scope"
 
 
-def cancelling() -> int:
+def beside(coro: Any) -> asyncio.Task[Any]:
+    return asyncio.get_running_loop().create_task(coro)
+
+
+def cancel_at(gate: Gate, cancel: Callable[[], object]) -> asyncio.Task[int]:
+    """Cancel when a body has come to *gate*; how often this task was then, after many turns."""
     task = asyncio.current_task()
     assert task is not None
-    return task.cancelling()
 
+    async def cancels() -> int:
+        await until(gate.reached.is_set)
+        cancel()
+        await turns(50)
+        count = task.cancelling()
+        gate.open()
+        return count
 
-async def cancel_at(gate: Gate, cancel: Callable[[], object]) -> int:
-    """Cancel when a body has come to *gate*; return how often its task was, after many turns."""
-    await until(gate.reached.is_set)
-    cancel()
-    await turns(50)
-    (task,) = (t for t in asyncio.all_tasks() if getattr(t.get_coro(), "__name__", "") == "main")
-    count = task.cancelling()
-    gate.open()
-    return count
+    return beside(cancels())
 
 
 def wait_until_cancelled() -> None:
@@ -68,54 +73,28 @@ def wait_until_cancelled() -> None:
     raise AssertionError("it never came")
 
 
-def beside(coro: Any) -> asyncio.Task[Any]:
-    return asyncio.get_running_loop().create_task(coro)
-
-
 # --- once, and at no cost
 
 
-def test_a_scope_that_is_cancelled_while_the_body_runs_cancels_once(
-    current_task_loops: LoopKind, executor: Executor
+@in_tasks
+async def test_a_scope_that_is_cancelled_while_the_body_runs_cancels_once(
+    executor: Executor,
 ) -> None:
     """The body comes to its end; the CancelledError is raised at the exit, with anyio's words."""
-    raised: list[tuple[Any, ...]] = []
+    places: list[str] = []
     gate = Gate()
-
-    async def main() -> None:
-        with anyio.CancelScope() as scope:
-            controller = beside(cancel_at(gate, lambda: scope.cancel("enough")))
-            try:
-                async with threadpool(executor):
-                    gate.stop_here()
-                    raised.append(("body", place()))
-            except asyncio.CancelledError as error:
-                raised.append((*error.args, place()))
-                raise
-        assert await controller == 1
-        assert scope.cancelled_caught
-        assert cancelling() == 0
-        await in_block_of(executor)
-
-    current_task_loops.run(main)
-    (body, worker), (message, loop) = raised
-    assert body == "body"
-    assert worker.startswith("worker")
-    assert message.startswith(MESSAGE)
-    assert message.endswith("enough")
-    assert loop == "loop"
-
-
-def test_a_body_of_a_cancelled_scope_costs_no_cpu(executor: Executor) -> None:
-    async def main() -> None:
-        before = time.process_time()
-        with anyio.move_on_after(0.01) as scope:
+    with caught() as scope:
+        controller = cancel_at(gate, lambda: scope.cancel("enough"))
+        with pytest.raises(asyncio.CancelledError, match=f"^{MESSAGE}.*enough$"):
             async with threadpool(executor):
-                time.sleep(1)
-        assert time.process_time() - before < 0.1
-        assert scope.cancelled_caught
-
-    asyncio.run(main())
+                gate.stop_here()
+                places.append(place())
+        places.append(place())
+        await anyio.sleep(5)
+    assert await controller == 1
+    assert places[0].startswith("worker")
+    assert places[1:] == ["loop"]
+    await in_block_of(executor)
 
 
 def closes_at(gate: Gate) -> Iterator[int]:
@@ -126,74 +105,63 @@ def closes_at(gate: Gate) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("how", ["run", "map", "unwrap_future", "iterate", "aclose"])
-def test_a_call_that_is_waited_for_to_its_end_costs_no_cpu(executor: Executor, how: str) -> None:
-    gate = Gate()
-
-    async def main() -> None:
-        calls: Any = AsyncExecutor(executor)
-        with anyio.CancelScope() as scope:
-            controller = beside(cancel_at(gate, scope.cancel))
-            if how == "run":
-                await calls.run(gate.stop_here)
-            elif how == "map":
-                async with aclosing(calls.map(lambda _: gate.stop_here(), [1])) as results:
-                    async for _ in results:
-                        pass
-            elif how == "iterate":
-                async for _ in calls.iterate(lambda: iter(gate.stop_here, None)):
+@on_one_loop
+async def test_a_call_that_is_waited_for_to_its_end_is_cancelled_once(
+    executor: Executor, how: str
+) -> None:
+    gate, calls = Gate(), AsyncExecutor(executor)
+    with caught() as scope:
+        controller = cancel_at(gate, scope.cancel)
+        if how == "run":
+            await calls.run(gate.stop_here)
+        elif how == "map":
+            async with aclosing(calls.map(lambda _: gate.stop_here(), [1])) as results:
+                async for _ in results:
                     pass
-            elif how == "aclose":
-                async with calls.iterate(closes_at, gate) as items:
-                    await anext(items)
-            else:
-                await unwrap_future(executor.submit(gate.stop_here))
-        assert await controller == 1
-        assert scope.cancelled_caught
-        assert cancelling() == 0
-
-    asyncio.run(main())
+        elif how == "iterate":
+            async for _ in calls.iterate(lambda: iter(gate.stop_here, None)):
+                pass
+        elif how == "aclose":
+            async with calls.iterate(closes_at, gate) as items:
+                await anext(items)
+        else:
+            await unwrap_future(executor.submit(gate.stop_here))
+    assert await controller == 1
 
 
 # --- when
 
 
-def test_a_queued_block_is_cancelled_at_once(
-    current_task_loops: LoopKind, one: ThreadPoolExecutor
+@pytest.mark.parametrize("is_nested", [False, True])
+@in_tasks
+async def test_a_queued_block_is_cancelled_at_once_where_it_comes_from(
+    one: ThreadPoolExecutor, other: ThreadPoolExecutor, is_nested: bool
 ) -> None:
-    async def main() -> None:
-        with busy(one):
-            with anyio.move_on_after(0.01) as scope:
-                async with threadpool(one):
-                    raise AssertionError("the body ran")
-        assert scope.cancelled_caught
-        assert cancelling() == 0
-        await in_block_of(one)
+    async def wait() -> None:
+        before = place()
+        with pytest.raises(asyncio.CancelledError):
+            async with threadpool(one):
+                raise AssertionError("the body ran")
+        assert place() == before
 
-    current_task_loops.run(main)
+    loop = asyncio.get_running_loop()
+    with busy(one), caught() as scope:
+        async with threadpool(other) if is_nested else nullcontext():
+            loop.call_soon_threadsafe(loop.call_later, 0.001, scope.cancel)
+            await wait()
+        await anyio.sleep(5)
+    await in_block_of(one, other)
 
 
-def test_in_a_scope_that_is_cancelled_already_no_body_runs(
-    current_task_loops: LoopKind, executor: Executor
-) -> None:
+@in_tasks
+async def test_in_a_scope_that_is_cancelled_already_no_body_runs(executor: Executor) -> None:
     """By level: also the second time, for whoever swallows the first."""
-    bodies: list[str] = []
-
-    async def main() -> None:
-        errors = []
-        with anyio.move_on_after(0) as scope:
-            for _ in range(3):
-                try:
-                    async with threadpool(executor):
-                        bodies.append("a body")
-                except asyncio.CancelledError as error:
-                    errors.append(error.args[0])
-        assert len(errors) == 3
-        assert all(message.startswith(MESSAGE) for message in errors)
-        assert scope.cancel_called
-        assert cancelling() == 0
-
-    current_task_loops.run(main)
-    assert not bodies
+    with anyio.move_on_after(0) as scope:
+        for _ in range(3):
+            with pytest.raises(asyncio.CancelledError, match=MESSAGE):
+                async with threadpool(executor):
+                    pytest.fail("the body ran")
+    assert scope.cancel_called
 
 
 def test_no_body_runs_even_if_a_wakeup_of_others_is_due_before_anyio_cancels(
@@ -205,11 +173,10 @@ def test_no_body_runs_even_if_a_wakeup_of_others_is_due_before_anyio_cancels(
     async def main() -> None:
         others = [beside(in_block_of(executor)) for _ in range(20)]
         await asyncio.sleep(0)
-        with anyio.CancelScope() as scope:
+        with caught() as scope:
             scope.cancel()
             async with threadpool(executor):
                 bodies.append("a body")
-        assert scope.cancelled_caught
         await asyncio.gather(*others)
 
     for _ in range(20):
@@ -217,7 +184,8 @@ def test_no_body_runs_even_if_a_wakeup_of_others_is_due_before_anyio_cancels(
     assert not bodies
 
 
-def test_a_departure_that_anyio_does_not_cancel_goes_on_its_way(executor: Executor) -> None:
+@on_one_loop
+async def test_a_departure_that_anyio_does_not_cancel_goes_on_its_way(executor: Executor) -> None:
     """A child of a cancelled group that was started within a shield: anyio forgets it, too."""
     bodies: list[str] = []
 
@@ -225,262 +193,162 @@ def test_a_departure_that_anyio_does_not_cancel_goes_on_its_way(executor: Execut
         async with threadpool(executor):
             bodies.append(place())
 
-    async def main() -> None:
-        async with anyio.create_task_group() as group:
-            group.cancel_scope.cancel()
-            with anyio.CancelScope(shield=True):
-                await turns(3)
-                group.start_soon(child)
-                await until(lambda: bodies)
-
-    asyncio.run(main())
+    async with anyio.create_task_group() as group:
+        group.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await turns(3)
+            group.start_soon(child)
+            await until(lambda: bodies)
     assert bodies[0].startswith("worker")
 
 
 @pytest.mark.parametrize("turns_later", [0, 1, 2])
-def test_a_scope_that_is_cancelled_while_the_task_comes_home(
-    current_task_loops: LoopKind, executor: Executor, turns_later: int
+@in_tasks
+async def test_a_scope_that_is_cancelled_while_the_task_comes_home(
+    executor: Executor, turns_later: int
 ) -> None:
     """Raised at the exit or, if it comes later, at the next await; never lost, never twice."""
+    loop = asyncio.get_running_loop()
+    for _ in range(10):
+        with caught() as scope:
 
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        for _ in range(10):
-            with anyio.CancelScope() as scope:
+            def later(left: int, cancel: Callable[[], None] = scope.cancel) -> None:
+                if left:
+                    loop.call_soon(later, left - 1)
+                else:
+                    cancel()
 
-                def later(left: int, cancel: Callable[[], None] = scope.cancel) -> None:
-                    if left:
-                        loop.call_soon(later, left - 1)
-                    else:
-                        cancel()
-
-                async with threadpool(executor):
-                    loop.call_soon_threadsafe(later, turns_later)
-                await anyio.sleep(5)
-            assert scope.cancelled_caught
-            assert cancelling() == 0
-        await anyio.sleep(0)
-
-    current_task_loops.run(main)
-
-
-def test_a_body_sees_it_by_check_cancelled(
-    current_task_loops: LoopKind, executor: Executor
-) -> None:
-    async def main() -> None:
-        with anyio.move_on_after(0.01) as scope:
             async with threadpool(executor):
-                wait_until_cancelled()
-        assert scope.cancelled_caught
-
-    current_task_loops.run(main)
+                loop.call_soon_threadsafe(later, turns_later)
+            await anyio.sleep(5)
+    await anyio.sleep(0)
 
 
 # --- what else there is
 
 
-def test_awaits_of_a_loop_part_are_cancelled_by_level(
-    current_task_loops: LoopKind, one: ThreadPoolExecutor
+@pytest.mark.parametrize("ends", ["cancelled", "swallowed"])
+@in_tasks
+async def test_a_loop_part_is_cancelled_by_level_and_so_is_the_rest_of_the_body(
+    one: ThreadPoolExecutor, ends: str
 ) -> None:
     """The worker runs the rest, as it would for any other cancellation."""
     trail: list[tuple[str, str]] = []
-
-    async def main() -> None:
-        with anyio.CancelScope() as scope:
-            async with threadpool(one):
-                try:
-                    async with eventloop():
-                        asyncio.get_running_loop().call_later(0.001, scope.cancel)
-                        for _ in range(3):
-                            try:
-                                await anyio.sleep(5)
-                            except asyncio.CancelledError:
-                                trail.append(("await", place()))
+    with caught() as scope:
+        async with threadpool(one):
+            try:
+                async with eventloop():
+                    asyncio.get_running_loop().call_later(0.001, scope.cancel)
+                    for _ in range(3):
+                        try:
+                            await anyio.sleep(5)
+                        except asyncio.CancelledError:
+                            trail.append(("await", place()))
+                    if ends == "cancelled":
                         await anyio.sleep(5)
-                finally:
-                    trail.append(("finally", place()))
-        assert scope.cancelled_caught
-        assert cancelling() == 0
-
-    current_task_loops.run(main)
+                wait_until_cancelled()
+            finally:
+                trail.append(("finally", place()))
     assert trail == [*[("await", "loop")] * 3, ("finally", "one_0")]
 
 
-def test_a_cancellation_swallowed_in_a_loop_part_comes_again_in_the_body(
-    current_task_loops: LoopKind, one: ThreadPoolExecutor
-) -> None:
-    """Level cancellation: the worker's part is cancelled, too."""
-
-    async def main() -> None:
-        with anyio.CancelScope() as scope:
-            async with threadpool(one):
-                async with eventloop():
-                    scope.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await anyio.sleep(5)
-                wait_until_cancelled()
-        assert scope.cancelled_caught
-        assert cancelling() == 0
-
-    current_task_loops.run(main)
+@in_tasks
+async def test_scopes_open_and_close_in_loop_parts(one: ThreadPoolExecutor) -> None:
+    async with threadpool(one):
+        for _ in range(3):
+            async with eventloop():
+                with caught(0.001):
+                    await anyio.sleep(5)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(in_block_of, one)
+                    group.cancel_scope.cancel()
+            assert place() == "one_0"
 
 
-def test_scopes_open_and_close_in_loop_parts(
-    current_task_loops: LoopKind, one: ThreadPoolExecutor
-) -> None:
-    async def main() -> None:
-        async with threadpool(one):
-            for _ in range(3):
-                async with eventloop():
-                    with anyio.move_on_after(0.001) as inner:
-                        await anyio.sleep(5)
-                    assert inner.cancelled_caught
-                    async with anyio.create_task_group() as group:
-                        group.start_soon(in_block_of, one)
-                        group.cancel_scope.cancel()
-                assert place() == "one_0"
-
-    current_task_loops.run(main)
-
-
-def test_a_scope_may_stay_open_from_one_loop_part_to_the_next(
-    current_task_loops: LoopKind, one: ThreadPoolExecutor
+@in_tasks
+async def test_a_scope_may_stay_open_from_one_loop_part_to_the_next(
+    one: ThreadPoolExecutor,
 ) -> None:
     """It lies between the scopes of two departures; the first one is closed when it opens."""
-
-    async def main() -> None:
-        scope = anyio.CancelScope()
-        async with threadpool(one):
-            async with eventloop():
-                scope.__enter__()
-            check_cancelled()
-            async with eventloop():
-                scope.cancel()
-                with suppress(asyncio.CancelledError):
-                    await anyio.sleep(5)
-                scope.__exit__(None, None, None)
-                await anyio.sleep(0)
-            check_cancelled()
-        assert cancelling() == 0
-
-    current_task_loops.run(main)
+    scope = anyio.CancelScope()
+    async with threadpool(one):
+        async with eventloop():
+            scope.__enter__()
+        check_cancelled()
+        async with eventloop():
+            scope.cancel()
+            with suppress(asyncio.CancelledError):
+                await anyio.sleep(5)
+            scope.__exit__(None, None, None)
+            await anyio.sleep(0)
+        check_cancelled()
 
 
-def test_no_body_on_a_waiting_worker_begins_in_a_cancelled_scope(
-    current_task_loops: LoopKind, one: ThreadPoolExecutor
+@in_tasks
+async def test_no_body_on_a_waiting_worker_begins_in_a_cancelled_scope(
+    one: ThreadPoolExecutor,
 ) -> None:
     """A block within a loop part, of the worker that waits for that: nothing is queued then."""
-    bodies: list[str] = []
-
-    async def main() -> None:
-        async with threadpool(one):
-            async with eventloop():
-                with anyio.CancelScope() as scope:
-                    scope.cancel()
-                    async with threadpool(one):
-                        bodies.append("a body")
-                assert scope.cancelled_caught
-            bodies.append(place())
-
-    current_task_loops.run(main)
-    assert bodies == ["one_0"]
+    async with threadpool(one):
+        async with eventloop():
+            with caught() as scope:
+                scope.cancel()
+                async with threadpool(one):
+                    pytest.fail("the body ran")
+        assert place() == "one_0"
 
 
-def test_exec_in_eventloop_is_cancelled_with_the_scope(
-    current_task_loops: LoopKind, executor: Executor
-) -> None:
-    async def main() -> None:
-        with anyio.move_on_after(0.01) as scope:
-            async with threadpool(executor):
-                with pytest.raises(asyncio.CancelledError, match=MESSAGE):
-                    exec_in_eventloop(anyio.sleep, 5)
-        assert scope.cancelled_caught
-        assert cancelling() == 0
-
-    current_task_loops.run(main)
+@in_tasks
+async def test_exec_in_eventloop_is_cancelled_with_the_scope(executor: Executor) -> None:
+    with caught(0.01):
+        async with threadpool(executor):
+            with pytest.raises(asyncio.CancelledError, match=MESSAGE):
+                exec_in_eventloop(anyio.sleep, 5)
 
 
-def test_a_block_queued_in_a_block_is_cancelled_at_once_in_the_outer_worker(
-    current_task_loops: LoopKind, one: ThreadPoolExecutor, other: ThreadPoolExecutor
-) -> None:
-    places: list[str] = []
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        with busy(other), anyio.CancelScope() as scope:
-            async with threadpool(one):
-                loop.call_soon_threadsafe(loop.call_later, 0.001, scope.cancel)
-                try:
-                    async with threadpool(other):
-                        raise AssertionError("the body ran")
-                finally:
-                    places.append(place())
-        assert scope.cancelled_caught
-        assert cancelling() == 0
-
-    current_task_loops.run(main)
-    assert places == ["one_0"]
-
-
-def test_fail_after_raises_timeout_error_after_the_body(
-    current_task_loops: LoopKind, executor: Executor
-) -> None:
+@in_tasks
+async def test_fail_after_raises_timeout_error_after_the_body(executor: Executor) -> None:
     ended: list[str] = []
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        with pytest.raises(TimeoutError):
-            with anyio.fail_after(60) as scope:
-                async with threadpool(executor):
-                    loop.call_soon_threadsafe(setattr, scope, "deadline", 0)
-                    wait_until(lambda: scope.cancel_called)
-                    ended.append("body")
-        assert cancelling() == 0
-
-    current_task_loops.run(main)
+    loop = asyncio.get_running_loop()
+    with pytest.raises(TimeoutError):
+        with anyio.fail_after(60) as scope:
+            async with threadpool(executor):
+                loop.call_soon_threadsafe(setattr, scope, "deadline", 0)
+                with pytest.raises(asyncio.CancelledError):
+                    wait_until_cancelled()
+                ended.append("body")
     assert ended
 
 
-def test_only_the_scope_that_is_cancelled_ends(
-    current_task_loops: LoopKind, executor: Executor
-) -> None:
-    async def main() -> None:
-        with anyio.move_on_after(60) as outer:
-            with anyio.move_on_after(0.01) as inner:
-                with anyio.move_on_after(60):
-                    async with threadpool(executor):
-                        wait_until(lambda: inner.cancel_called)
-            assert inner.cancelled_caught
-            await in_block_of(executor)
-            await anyio.sleep(0)
-        assert not outer.cancel_called
-
-    current_task_loops.run(main)
-
-
-def test_a_shielded_scope_protects_its_block_and_no_other(
-    current_task_loops: LoopKind, executor: Executor
-) -> None:
-    trail: list[str] = []
-
-    async def main() -> None:
-        with anyio.CancelScope() as scope:
-            scope.cancel()
-            with anyio.CancelScope(shield=True):
+@in_tasks
+async def test_only_the_scope_that_is_cancelled_ends(executor: Executor) -> None:
+    with anyio.move_on_after(60) as outer:
+        with caught(0.01) as inner:
+            with anyio.move_on_after(60):
                 async with threadpool(executor):
-                    check_cancelled()
-                    trail.append("shielded")
-            async with threadpool(executor):
-                trail.append("not shielded")
-        assert scope.cancelled_caught
-        assert cancelling() == 0
+                    wait_until(lambda: inner.cancel_called)
+        await in_block_of(executor)
+        await anyio.sleep(0)
+    assert not outer.cancel_called
 
-    current_task_loops.run(main)
+
+@in_tasks
+async def test_a_shielded_scope_protects_its_block_and_no_other(executor: Executor) -> None:
+    trail: list[str] = []
+    with caught() as scope:
+        scope.cancel()
+        with anyio.CancelScope(shield=True):
+            async with threadpool(executor):
+                check_cancelled()
+                trail.append("shielded")
+        async with threadpool(executor):
+            trail.append("not shielded")
     assert trail == ["shielded"]
 
 
-def test_a_group_cancels_itself_and_its_children_in_their_blocks(
-    current_task_loops: LoopKind, executor: Executor, other: ThreadPoolExecutor
+@in_tasks
+async def test_a_group_cancels_itself_and_its_children_in_their_blocks(
+    executor: Executor, other: ThreadPoolExecutor
 ) -> None:
     """A child of the group, one that is queued, and the task that has opened it."""
     ends: list[str] = []
@@ -500,27 +368,24 @@ def test_a_group_cancels_itself_and_its_children_in_their_blocks(
         asyncio.get_running_loop().call_later(0.02, lambda: [gate.open() for gate in gates])
         raise OopsError
 
-    async def main() -> None:
-        with pytest.raises(BaseExceptionGroup) as caught:
-            async with anyio.create_task_group() as group:
-                group.start_soon(fails)
-                group.start_soon(child, "child", gates[1])
-                await until(gates[1].reached.is_set)
-                await child("host", gates[0])
-        assert [type(error) for error in caught.value.exceptions] == [OopsError]
-        assert cancelling() == 0
-        await in_block_of(executor)
-
-    current_task_loops.run(main)
+    with pytest.raises(BaseExceptionGroup) as raised:
+        async with anyio.create_task_group() as group:
+            group.start_soon(fails)
+            group.start_soon(child, "child", gates[1])
+            await until(gates[1].reached.is_set)
+            await child("host", gates[0])
+    assert [type(error) for error in raised.value.exceptions] == [OopsError]
     assert sorted(ends) == ["child", "host"]
+    await in_block_of(executor)
 
 
 @pytest.mark.parametrize("first", ["native", "scope", "native alone"])
-def test_a_cancel_of_the_task_itself_is_not_taken_for_one_of_the_scope(
-    current_task_loops: LoopKind, executor: Executor, first: str
+@in_tasks
+async def test_a_cancel_of_the_task_itself_is_not_taken_for_one_of_the_scope(
+    executor: Executor, first: str
 ) -> None:
     """Whichever comes first, the task ends cancelled, and a scope that is noted first shields."""
-    gate = Gate()
+    gate, scopes = Gate(), []
 
     async def victim() -> None:
         with anyio.CancelScope() as scope:
@@ -528,84 +393,64 @@ def test_a_cancel_of_the_task_itself_is_not_taken_for_one_of_the_scope(
             async with threadpool(executor):
                 gate.stop_here()
 
-    scopes: list[Any] = []
-
-    async def main() -> None:
-        task = beside(victim())
-        await until(gate.reached.is_set)
-        if first == "scope":
-            scopes[0].cancel()
-            await turns(10)
-        task.cancel("native")
+    task = beside(victim())
+    await until(gate.reached.is_set)
+    if first == "scope":
+        scopes[0].cancel()
         await turns(10)
-        if first == "native":
-            scopes[0].cancel()
-            await turns(10)
-        gate.open()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert not scopes[0].cancelled_caught
+    task.cancel("native")
+    await turns(10)
+    if first == "native":
+        scopes[0].cancel()
+        await turns(10)
+    gate.open()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not scopes[0].cancelled_caught
 
-    current_task_loops.run(main)
 
-
-def test_timeouts_of_both_libraries_nest(current_task_loops: LoopKind, executor: Executor) -> None:
-    async def main() -> None:
-        with anyio.move_on_after(60) as scope:
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.01) as limit:
-                    async with threadpool(executor):
-                        wait_until(limit.expired)
-            assert cancelling() == 0
-        assert not scope.cancel_called
-        async with asyncio.timeout(60):
-            with anyio.move_on_after(0.01) as scope:
+@in_tasks
+async def test_timeouts_of_both_libraries_nest(executor: Executor) -> None:
+    with anyio.move_on_after(60) as scope:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01) as limit:
                 async with threadpool(executor):
-                    wait_until(lambda: scope.cancel_called)
-            assert scope.cancelled_caught
-            assert cancelling() == 0
-
-    current_task_loops.run(main)
-
-
-def test_a_guard_within_the_scope_brings_it_back_and_one_around_it_is_quiet(
-    current_task_loops: LoopKind, executor: Executor
-) -> None:
-    async def swallows(scope: anyio.CancelScope) -> None:
-        try:
+                    wait_until(limit.expired)
+        assert cancelling() == 0
+    assert not scope.cancel_called
+    async with asyncio.timeout(60):
+        with caught(0.01) as scope:
             async with threadpool(executor):
                 wait_until(lambda: scope.cancel_called)
-        except BaseException:
-            pass
-
-    async def main() -> None:
-        async with cancellation_guard():
-            with anyio.move_on_after(0.01) as scope:
-                async with cancellation_guard():
-                    await swallows(scope)
-                raise AssertionError("the guard is quiet")
-            assert scope.cancelled_caught
-            with anyio.move_on_after(0.01) as scope:
-                async with threadpool(executor):
-                    wait_until(lambda: scope.cancel_called)
-            assert scope.cancelled_caught
-
-    current_task_loops.run(main)
 
 
-def test_a_task_outside_of_scopes_opens_none(
+@in_tasks
+async def test_a_guard_within_the_scope_brings_it_back_and_one_around_it_is_quiet(
+    executor: Executor,
+) -> None:
+    async with cancellation_guard():
+        with caught(0.01) as scope:
+            async with cancellation_guard():
+                with suppress(BaseException):
+                    async with threadpool(executor):
+                        wait_until(lambda: scope.cancel_called)
+            raise AssertionError("the guard is quiet")
+        with caught(0.01) as scope:
+            async with threadpool(executor):
+                wait_until(lambda: scope.cancel_called)
+
+
+@on_one_loop
+async def test_a_task_outside_of_scopes_opens_none(
     executor: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def main() -> None:
-        with anyio.CancelScope():
-            pass
-        opened = []
-        monkeypatch.setattr(anyio, "CancelScope", lambda: opened.append(1))
-        async with threadpool(executor), eventloop():
-            pass
-        assert not opened
-
-    asyncio.run(main())
+    with anyio.CancelScope():
+        pass
+    opened: list[int] = []
+    monkeypatch.setattr(anyio, "CancelScope", lambda: opened.append(1))
+    async with threadpool(executor), eventloop():
+        pass
+    assert not opened
 
 
 def test_it_holds_in_a_task_that_had_a_block_before_anyio_was_used() -> None:
@@ -644,101 +489,72 @@ def test_it_holds_in_a_task_that_had_a_block_before_anyio_was_used() -> None:
 
 
 @pytest.mark.parametrize("cancels", [False, True])
-def test_a_task_that_closes_the_generator_of_another_closes_no_scope_of_it(
-    current_task_loops: LoopKind, one: ThreadPoolExecutor, cancels: bool
+@in_tasks
+async def test_a_task_that_closes_the_generator_of_another_closes_no_scope_of_it(
+    one: ThreadPoolExecutor, cancels: bool
 ) -> None:
     """Both are within scopes; the one that closes goes through the worker and comes home."""
-    ends: list[str] = []
+    rows = Rows(one)
+    generator = rows()
 
-    async def rows() -> AsyncIterator[int]:
-        async with threadpool(one):
-            try:
-                for row in range(9):
-                    async with eventloop():
-                        yield row
-            finally:
-                ends.append(place())
-
-    async def main() -> None:
-        generator: Any = rows()
-
-        async def closes() -> None:
-            with anyio.CancelScope() as scope:
-                if cancels:
-                    scope.cancel()
-                await generator.aclose()
-                await anyio.lowlevel.checkpoint()
-            assert scope.cancelled_caught == cancels
-            assert cancelling() == 0
-
-        with anyio.CancelScope() as mine:
-            assert await anext(generator) == 0
-            async with anyio.create_task_group() as group:
-                group.start_soon(closes)
-            await in_block_of(one)
-        assert not mine.cancel_called
-
-    current_task_loops.run(main)
-    assert ends == ["one_0"]
-
-
-def test_the_task_that_closes_waits_for_an_owner_in_a_block(
-    current_task_loops: LoopKind, one: ThreadPoolExecutor, other: ThreadPoolExecutor
-) -> None:
-    """Owner and leaver are away in scopes at once, and both are cancelled, once."""
-    gate = Gate()
-    ends: list[str] = []
-
-    async def rows() -> AsyncIterator[int]:
-        async with threadpool(one):
-            try:
-                async with eventloop():
-                    yield 1
-            finally:
-                ends.append(place())
-
-    async def main() -> None:
-        generator: Any = rows()
+    async def closes() -> None:
         with anyio.CancelScope() as scope:
-            async with anyio.create_task_group() as group:
-                await anext(generator)
-                controller = beside(cancel_at(gate, scope.cancel))
-                group.start_soon(generator.aclose)
-                async with threadpool(other):
-                    gate.stop_here()
-        assert await controller == 1
-        assert scope.cancelled_caught
+            if cancels:
+                scope.cancel()
+            await close(generator)
+            await anyio.lowlevel.checkpoint()
+        assert scope.cancelled_caught == cancels
         assert cancelling() == 0
 
-    current_task_loops.run(main)
-    assert ends == ["one_0"]
+    with anyio.CancelScope() as mine:
+        await take(generator)
+        async with anyio.create_task_group() as group:
+            group.start_soon(closes)
+        await in_block_of(one)
+    assert not mine.cancel_called
+    rows.assert_closed_on_its_worker()
 
 
-def test_a_task_that_ends_in_a_block_leaves_no_scope_of_ours(
-    current_task_loops: LoopKind, executor: Executor, caplog: pytest.LogCaptureFixture
+@in_tasks
+async def test_the_task_that_closes_waits_for_an_owner_in_a_block(
+    one: ThreadPoolExecutor, other: ThreadPoolExecutor
+) -> None:
+    """Owner and leaver are away in scopes at once, and both are cancelled, once."""
+    gate, rows = Gate(), Rows(one)
+    generator = rows()
+    with caught() as scope:
+        async with anyio.create_task_group() as group:
+            await take(generator)
+            controller = cancel_at(gate, scope.cancel)
+            group.start_soon(close, generator)
+            async with threadpool(other):
+                gate.stop_here()
+    assert await controller == 1
+    rows.assert_closed_on_its_worker()
+
+
+@in_tasks
+async def test_a_task_that_ends_in_a_block_leaves_no_scope_of_ours(
+    executor: Executor, caplog: pytest.LogCaptureFixture
 ) -> None:
     """(A child of an anyio group cannot end there: anyio closes a scope of its own at the end.)"""
+    scope = anyio.CancelScope()
 
-    async def ends(scopes: list[Any]) -> str:
-        scopes.append(anyio.CancelScope())
-        scopes[0].__enter__()
+    async def ends() -> str:
+        scope.__enter__()
         await threadpool(executor).__aenter__()
         return "value"
 
-    async def main() -> None:
-        scopes: list[Any] = []
-        task = beside(ends(scopes))
-        assert await task == "value"
-        (scope,) = scopes
-        assert not scope._child_scopes
-        assert backend._task_states[task].cancel_scope is scope
-        del backend._task_states[task]
-
-    current_task_loops.run(main)
+    task = beside(ends())
+    assert await task == "value"
+    assert not scope._child_scopes
+    assert backend._task_states[task].cancel_scope is scope
+    del backend._task_states[task]
     assert "ended inside the block" in caplog.text
 
 
-def test_a_driver_that_is_no_task_is_refused_in_a_scope_too(executor: Executor) -> None:
+@on_one_loop
+async def test_a_driver_that_is_no_task_is_refused_in_a_scope_too(executor: Executor) -> None:
     """And one in the name of a task other than the one that runs opens no scope."""
 
     async def block() -> str:
@@ -747,45 +563,33 @@ def test_a_driver_that_is_no_task_is_refused_in_a_scope_too(executor: Executor) 
                 raise AssertionError("the body ran")
         return "went on"
 
-    async def main() -> None:
-        with anyio.CancelScope() as scope:
-            coro = block()
-            suspension: Any = coro.send(None)
-            suspension._asyncio_future_blocking = False
-            resumed = asyncio.Event()
-            suspension.add_done_callback(lambda _: resumed.set())
-            await asyncio.wait_for(resumed.wait(), LIMIT)
-            with pytest.raises(StopIteration, match="went on"):
-                coro.send(None)
-            assert backend._task_states[asyncio.current_task()].cancel_scope is scope
-
-    asyncio.run(main())
+    with anyio.CancelScope() as scope:
+        coro = block()
+        suspension: Any = coro.send(None)
+        suspension._asyncio_future_blocking = False
+        resumed = asyncio.Event()
+        suspension.add_done_callback(lambda _: resumed.set())
+        await asyncio.wait_for(resumed.wait(), LIMIT)
+        with pytest.raises(StopIteration, match="went on"):
+            coro.send(None)
+        assert backend._task_states[asyncio.current_task()].cancel_scope is scope
 
 
-def test_an_awaitable_of_a_block_that_nobody_awaits_opens_no_scope(executor: Executor) -> None:
-    """A scope opens when the task is suspended, and not before."""
+@in_tasks
+async def test_what_does_not_leave_opens_no_scope(executor: Executor) -> None:
+    """An awaitable of a block that nobody awaits, and a block that its executor refuses."""
 
-    async def main() -> None:
-        with anyio.CancelScope() as scope:
-            threadpool(executor).__aenter__().close()
-            assert backend._task_states[asyncio.current_task()].cancel_scope is scope
-            await in_block_of(executor)
-
-    asyncio.run(main())
-
-
-def test_an_executor_that_raises_leaves_no_scope(current_task_loops: LoopKind) -> None:
     def refuse() -> None:
         raise OopsError
 
-    async def main() -> None:
-        with anyio.CancelScope() as scope:
-            with pytest.raises(OopsError):
-                async with threadpool(HeldExecutor(refuse)):
-                    pass
-            assert backend._task_states[asyncio.current_task()].cancel_scope is scope
-
-    current_task_loops.run(main)
+    with anyio.CancelScope() as scope:
+        threadpool(executor).__aenter__().close()
+        assert backend._task_states[asyncio.current_task()].cancel_scope is scope
+        with pytest.raises(OopsError):
+            async with threadpool(HeldExecutor(refuse)):
+                pass
+        assert backend._task_states[asyncio.current_task()].cancel_scope is scope
+        await in_block_of(executor)
 
 
 def test_a_loop_that_is_closed_just_before_anyio_would_cancel_says_so() -> None:
