@@ -12,7 +12,7 @@ import contextlib
 import contextvars
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -368,7 +368,3 @@ class Course:
 
     def traces(self) -> list[Any]:
         return [course.trace for course in self.all()]
-
-
-#: What makes a course's task: the course, and a coroutine function.
-Main = Callable[[Course], Any]

@@ -50,17 +50,6 @@ def test_the_main_task_is_of_the_kind_that_the_id_names(loops: LoopKind) -> None
     assert loops.run(coroutine) == expected[loops.name]
 
 
-def test_a_timeout_works_in_tasks_that_say_so(current_task_loops: LoopKind) -> None:
-    """``asyncio.timeout`` asks for the current task and cancels it."""
-
-    async def main() -> None:
-        async with asyncio.timeout(0):
-            await asyncio.get_running_loop().create_future()
-
-    with pytest.raises(TimeoutError):
-        current_task_loops.run(main)
-
-
 def test_what_main_returns_or_raises_comes_out(loops: LoopKind) -> None:
     """Results, errors and cancellation, as from ``asyncio.run``."""
 
@@ -113,19 +102,6 @@ def test_a_main_that_will_not_be_cancelled_fails_too(
         loops.run(main, timeout=0.05)
     gc.collect()
     assert "Task was destroyed" in expect_loop_errors[0].getMessage()
-
-
-def test_a_child_gives_its_output_and_its_status() -> None:
-    """Nothing is lost and nothing is added."""
-    child = run_in_child(
-        """
-        import sys
-        print("out")
-        print("err", file=sys.stderr)
-        sys.exit(3)
-        """
-    )
-    assert (child.stdout, child.stderr, child.returncode) == ("out\n", "err\n", 3)
 
 
 def test_a_child_that_hangs_fails_with_what_it_printed_and_its_stacks() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.child import STEPS, run_in_child
@@ -91,6 +92,17 @@ rename("_task_states", module, module.CancelScope, module.TaskGroup, module._Asy
 assert not hasattr(module, "_task_states")
 """
 
+#: Those by which a job gets into the queue of a stock executor; without one it is submitted.
+QUEUE = sorted({*_executors._OF_MODULE, *_executors._OF_EXECUTOR})
+
+_WITHOUT_QUEUE = (
+    "".join(_EXECUTOR.format(name=name) for name in QUEUE)
+    + """
+from threadhop import _executors
+assert module.ThreadPoolExecutor not in _executors._KNOWN
+"""
+)
+
 #: The name, as the page has it, and what takes it away.
 NAMES = {
     "threading._register_atexit": (
@@ -128,10 +140,7 @@ NAMES = {
     "loop._default_executor": _LOOP.format(name="_default_executor"),
     "loop._selector": _SELECTOR,
     "loop._executor_shutdown_called": _LOOP.format(name="_executor_shutdown_called"),
-    **{
-        name: _EXECUTOR.format(name=name)
-        for name in sorted({*_executors._OF_MODULE, *_executors._OF_EXECUTOR})
-    },
+    **{name: _EXECUTOR.format(name=name) for name in QUEUE},
 }
 
 if importlib.util.find_spec("anyio") is not None:
@@ -271,10 +280,12 @@ ended.append(True)
 """
 
 
-@pytest.mark.parametrize("name", ["none", *NAMES])
+@pytest.mark.parametrize(
+    "name", ["none", "those of a queue", *(n for n in NAMES if n not in QUEUE)]
+)
 def test_without_a_private_name_everything_works(name: str) -> None:
     """Blocks, loop parts, calls, coroutines, pools of each kind, a thread's loop, the end."""
-    takes_away = "" if name == "none" else _RENAME + NAMES[name]
+    takes_away = "" if name == "none" else _RENAME + NAMES.get(name, _WITHOUT_QUEUE)
     child = run_in_child(takes_away + STEPS + _BEGIN + _WORKS, options=["-W", "error"])
     lines = ["done at the end", "main ends", "main thread cleaned up", "thread cleaned up"]
     if name in FINALIZED and sys.implementation.name == "pypy":
@@ -286,17 +297,20 @@ def test_the_way_into_a_stock_executor_uses_no_other_name() -> None:
     """What ``_put`` uses was looked for, so it cannot fail half-way."""
     names = {name for name in _executors._put.__code__.co_names if name.startswith("_")}
     ours = {name for name in vars(_executors) if name.startswith("_")}
-    assert names - ours == {*_executors._OF_MODULE, *_executors._OF_EXECUTOR}
+    assert names - ours == set(QUEUE)
 
 
-@pytest.mark.parametrize("name", sorted({*_executors._OF_MODULE, *_executors._OF_EXECUTOR}))
-def test_without_a_name_of_its_queue_a_stock_executor_is_asked_by_submit(name: str) -> None:
-    child = run_in_child(
-        _RENAME
-        + _EXECUTOR.format(name=name)
-        + "from threadhop import _executors; print(module.ThreadPoolExecutor in _executors._KNOWN)"
-    )
-    assert (child.stdout, child.stderr) == ("False\n", "")
+@pytest.mark.parametrize("name", QUEUE)
+def test_without_one_of_them_a_stock_executor_is_asked_by_submit(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    executor = SimpleNamespace(**dict.fromkeys(_executors._OF_EXECUTOR))
+    module = SimpleNamespace(**dict.fromkeys(_executors._OF_MODULE))
+    monkeypatch.setattr(_executors, "_standard", module)
+    assert _executors._has_all_names(executor)
+    for owner in (executor, module):
+        vars(owner).pop(name, None)
+    assert not _executors._has_all_names(executor)
 
 
 @pytest.mark.parametrize("is_there", [True, False])
