@@ -433,7 +433,7 @@ CHILD = f"""
 import asyncio, os, sys
 sys.path[:0] = [{str(TESTS)!r}, {str(Path(threadhop.__file__).parents[1])!r}]
 from concurrent.futures import ThreadPoolExecutor
-from lab.states import VALUE, Way, are_whole, bring
+from lab.states import VALUE, Way, are_whole, bring, on_its_way
 from threadhop import WorkerPool, _block_job, _iterator_job, eventloop, threadpool
 _block_job.POLL = _iterator_job.POLL = 0.02
 pool = {{pool}}(1)
@@ -467,9 +467,8 @@ def test_a_process_ends_in_any_state(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@each("a fork")
 def test_a_child_of_a_fork_works_and_so_does_its_parent(
-    executor_class: type[ThreadPoolExecutor], state: str
+    executor_class: type[ThreadPoolExecutor],
 ) -> None:
     source = f"""
 import warnings
@@ -478,8 +477,8 @@ async def block(pool):
     async with threadpool(pool):
         pass
     return VALUE
-async def main():
-    task = await bring(way, {state!r})
+async def main(way, state):
+    task = await bring(way, state)
     if (child := os.fork()) == 0:
         try:
             asyncio._set_running_loop(None)
@@ -488,13 +487,16 @@ async def main():
         finally:
             os._exit(2)
     _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status))
+    print(state, os.waitstatus_to_exitcode(status), end=" ")
     way.go()
     print(await task)
-asyncio.run(main())
-are_whole(pool)
+for state in {states_of("a fork")}:
+    with {executor_class.__name__}(1) as pool, on_its_way(pool) as way:
+        asyncio.run(main(way, state))
+        are_whole(pool)
 """
-    assert run_child(executor_class, source) == ["0", VALUE]
+    expected = [f"{state} 0 {VALUE}" for state in states_of("a fork")]
+    assert run_child(executor_class, source) == expected
 
 
 def test_a_task_that_has_ended_in_a_loop_part_frees_its_worker_although_somebody_keeps_it(
