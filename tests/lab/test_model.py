@@ -6,9 +6,6 @@ The seeds are fixed, the interleavings are not. The short form always runs; the 
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 from lab.course import Course
 from lab.lab import KINDS, Figures, Storm, programs_of, run_exactly, run_for
@@ -51,15 +48,6 @@ def test_whoever_cancels_and_shuts_down_at_any_moment_loses_nothing(
 @pytest.mark.parametrize("seed", range(3))
 def test_long_runs_lose_nothing(name: str, seed: int) -> None:
     assert_no_losses(run_for(name, seed, lambda number: number < 400))
-
-
-def test_the_tests_that_the_page_names_exist() -> None:
-    tests = Path(__file__).parents[1]
-    page = tests.parent / "docs" / "explanation" / "reliability.md"
-    names = re.findall(r"`([\w/]+\.py)::(\w+)`", page.read_text("utf-8"))
-    assert names
-    for file, name in names:
-        assert f"def {name}(" in (tests / file).read_text("utf-8"), name
 
 
 # --- whether the laboratory itself notices
