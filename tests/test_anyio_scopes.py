@@ -623,34 +623,3 @@ os._exit(0)
 """
     )
     assert child.stdout == "the worker is free\n", child.stderr
-
-
-def test_a_loop_that_is_closed_while_a_body_runs_gives_its_worker_back() -> None:
-    child = run_in_child(
-        STEPS
-        + """
-import os, threading
-import anyio
-from threadhop import WorkerPool, threadpool
-
-one, reached, gate = WorkerPool(1), threading.Event(), threading.Event()
-
-async def main():
-    with anyio.CancelScope():
-        async with threadpool(one):
-            reached.set()
-            gate.wait(8)
-
-loop = asyncio.new_event_loop()
-task = loop.create_task(main())
-loop.call_later(0.01, loop.stop)
-loop.run_forever()
-assert reached.wait(8)
-loop.close()
-gate.set()
-one.submit(say, "the worker is free").result(8)
-os._exit(0)  # anyio keeps for ever what never ends in a scope.
-"""
-    )
-    assert child.stdout == "the worker is free\n"
-    assert "the event loop was closed" in child.stderr
