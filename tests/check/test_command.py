@@ -52,11 +52,14 @@ def test_findings_are_sorted_and_paths_are_as_they_were_given(
     write("src/b.py", in_a_block("await x; await y\nawait x"))
     write("src/a/c.pyi", WRONG)
     write("src/a/not_python.txt", WRONG)
+    for name in "gfedc":
+        write(f"src/{name}.py", WRONG)
     lines = [
         f"src/a/c.pyi:{LINE}:9: THR101",
         f"src/b.py:{LINE}:9: THR101",
         f"src/b.py:{LINE}:18: THR101",
         f"src/b.py:{LINE + 1}:9: THR101",
+        *(f"src/{name}.py:{LINE}:9: THR101" for name in "cdefg"),
     ]
     assert check(capsys, "src") == (1, lines, [])
     assert check(capsys, "src/b.py", "src/a", "src") == (1, lines, [])
