@@ -11,7 +11,7 @@ import random
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
 from helpers.calls import OopsError
@@ -19,7 +19,13 @@ from helpers.garbage import IS_PYPY
 from helpers.loops import LoopKind
 from helpers.steps import until
 
-from threadhop import check_cancelled, exec_in_eventloop, iterate_in_executor, threadpool
+from threadhop import (
+    WorkerPool,
+    check_cancelled,
+    exec_in_eventloop,
+    iterate_in_executor,
+    threadpool,
+)
 
 #: In all, of each seed and kind of loop and pool.
 ITERATORS = 100
@@ -128,7 +134,7 @@ class Storm:
 
 
 @pytest.mark.timeout(40)
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("executor_class", "seed"), [(ThreadPoolExecutor, 1), (WorkerPool, 2)])
 def test_storm(loops: LoopKind, executor: Executor, seed: int) -> None:
     storm = Storm(executor, seed)
     loops.run(storm.run, timeout=30)
