@@ -48,39 +48,34 @@ assert closed.wait(8)
 pool.submit(say, "the worker is free").result(8)
 """
 
-POOLS = {"ThreadPoolExecutor": "ThreadPoolExecutor(1)", "WorkerPool": "WorkerPool(1)"}
-WAYS_TO_LEAVE = {
-    "the loop is closed": """
+LOOP_CLOSED = """
 loop = asyncio.new_event_loop()
 loop.run_until_complete(begin(pool))
 loop.close()
-""",
-    "the loop is closed and thrown away, and so is the iterator": """
-loop = asyncio.new_event_loop()
-loop.run_until_complete(begin(pool))
-loop.close()
-del loop, items
-gc.collect()
-""",
-}
+"""
 
 
-@pytest.mark.parametrize("way", WAYS_TO_LEAVE)
-@pytest.mark.parametrize("pool", POOLS)
-def test_it_closes_when(way: str, pool: str) -> None:
+@pytest.mark.parametrize(
+    ("pool", "way"),
+    [
+        ("ThreadPoolExecutor(1)", LOOP_CLOSED),
+        ("WorkerPool(1)", LOOP_CLOSED + "del loop, items; gc.collect()"),
+    ],
+    ids=["the loop is closed", "and thrown away, and so is the iterator"],
+)
+def test_it_closes_when(pool: str, way: str) -> None:
     """The source is closed on its worker, which is free; a warning says so, once."""
-    child = run_in_child(START + f"pool = {POOLS[pool]}\n" + WAYS_TO_LEAVE[way] + END)
+    child = run_in_child(f"{START}pool = {pool}\n{way}{END}")
     assert child.stdout.split("\n")[:2] == ["closed True", "the worker is free"], child.stderr
     assert child.returncode == 0
     assert child.stderr.count("threadhop WARNING") == 1, child.stderr
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", ["ThreadPoolExecutor(1)", "WorkerPool(1)"])
 def test_a_process_ends_although_its_loop_was_only_stopped(pool: str) -> None:
     child = run_in_child(
-        START
-        + f"""
-pool = {POOLS[pool]}
+        f"""{START}
+pool = {pool}
 loop = asyncio.new_event_loop()
 loop.run_until_complete(begin(pool))
 say("end")
@@ -91,13 +86,12 @@ say("end")
     assert child.stderr.count("threadhop WARNING") == 1, child.stderr
 
 
-@pytest.mark.parametrize("pool", POOLS)
-def test_ctrl_c_in_the_consumer_closes_the_source_and_ends_the_process(pool: str) -> None:
+def test_ctrl_c_in_the_consumer_closes_the_source_and_ends_the_process() -> None:
     child = run_in_child(
         START
-        + f"""
+        + """
 import signal
-pool = {POOLS[pool]}
+pool = WorkerPool(1)
 async def main():
     async with iterate_in_executor(pool, source) as items:
         async for number in items:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from helpers.calls import OopsError
 from helpers.interruptions import Interruption, interrupt
-from helpers.loops import LoopKind, on_every_loop
+from helpers.loops import on_every_loop, on_one_loop
 from helpers.steps import LIMIT, Gate, HeldExecutor, turns, until, wait_until
 
-from threadhop import _iterate, _iterator_job, iterate_in_executor
+from threadhop import WorkerPool, _iterate, _iterator_job, iterate_in_executor
 from threadhop._iterator_job import IteratorJob
 from threadhop._loops._asyncio import loop_of
 
@@ -36,143 +36,118 @@ def numbers(count: int, closed: list[int]) -> Iterator[int]:
         closed.append(here())
 
 
-class Paused:
-    """Methods of ``IteratorJob`` that first, or last, call *act*, once, in the thread at hand."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._patch = monkeypatch
-
-    def at(self, name: str, act: Callable[[IteratorJob], object], *, after: bool = False) -> None:
-        plain = getattr(IteratorJob, name)
-        acts = [act]
-
-        def method(job: IteratorJob, *args: Any) -> Any:
-            if acts and not after:
-                acts.pop()(job)
-            result = plain(job, *args)
-            if acts and after:
-                acts.pop()(job)
-            return result
-
-        self._patch.setattr(IteratorJob, name, method)
-
-
 @pytest.fixture
-def paused(monkeypatch: pytest.MonkeyPatch) -> Paused:
-    return Paused(monkeypatch)
+def pool() -> Iterator[WorkerPool]:
+    """The kind of pool makes no difference here, nor does, as a rule, the kind of loop."""
+    with WorkerPool(1) as pool:
+        yield pool
+
+
+def act_before(
+    monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[IteratorJob], object]
+) -> None:
+    """Have the next call of that method of ``IteratorJob`` preceded by *act*, in its thread."""
+    plain = getattr(IteratorJob, name)
+
+    def method(job: IteratorJob, *args: Any) -> Any:
+        monkeypatch.setattr(IteratorJob, name, plain)
+        act(job)
+        return plain(job, *args)
+
+    monkeypatch.setattr(IteratorJob, name, method)
 
 
 async def collect(items: Any) -> list[Any]:
     return [item async for item in items]
 
 
-class LyingOrder(IteratorJob):
-    """``_order`` is the step that both do; *in_between* comes right after that of the worker."""
+class StopsAtWait(IteratorJob):
+    """Its worker, which is about to wait for room, stops at the gate right after ``_order``."""
 
-    in_between: Callable[[IteratorJob], object]
+    gate: Gate
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        order, self.acts = self._order, [type(self).in_between]
+        order = self._order
 
         def lie(nothing: Any) -> None:
             order(nothing)
-            if here() == self.claimed and self.acts:
-                self.acts.pop()(self)
+            if here() == self.claimed and not self.gate.is_open():
+                self.gate.stop_here()
 
         self._order = lie  # type: ignore[method-assign, assignment]
 
 
-@on_every_loop
-async def test_room_that_is_made_while_the_worker_is_about_to_wait_is_seen(
-    one: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("task", ["makes room", "closes"])
+@on_one_loop
+async def test_what_the_task_does_while_the_worker_is_about_to_wait_is_seen(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
-    """1. the worker says that it waits; 2. the task takes all, looks, wakes; 3. the worker waits.
+    """1. the worker says that it waits; 2. the task makes room or closes; 3. the worker waits.
 
     The wake-up is there before the wait, so that ends at once.
     """
-    gate, closed = Gate(), []
-
-    class Held(LyingOrder):
-        in_between = staticmethod(lambda job: gate.stop_here())
-
-    monkeypatch.setattr(_iterate, "IteratorJob", Held)
-    items = iterate_in_executor(one, numbers, 20, closed, buffersize=4)
+    closed: list[int] = []
+    gate = StopsAtWait.gate = Gate()
+    monkeypatch.setattr(_iterate, "IteratorJob", StopsAtWait)
+    items = iterate_in_executor(pool, numbers, 20, closed, buffersize=4)
     taken = [await anext(items)]
     await until(gate.reached.is_set)
-    taken += [await anext(items) for _ in range(3)]
-    rest = asyncio.ensure_future(collect(items))
+    if task == "closes":
+        end: Any = asyncio.ensure_future(items.aclose())
+    else:
+        taken += [await anext(items) for _ in range(3)]
+        end = asyncio.ensure_future(collect(items))
     await turns()
     gate.open()
-    assert taken + await rest == list(range(20))
+    rest = await end
+    assert len(closed) == 1
+    if task != "closes":
+        assert taken + rest == list(range(20))
 
 
-@on_every_loop
-async def test_an_item_that_comes_while_the_task_is_about_to_wait_is_seen(
-    one: ThreadPoolExecutor, paused: Paused
+@pytest.mark.parametrize("error", [None, OopsError])
+@on_one_loop
+async def test_what_comes_while_the_task_is_about_to_wait_is_seen(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch, error: type[Exception] | None
 ) -> None:
-    """1. the task finds no item; 2. the worker appends, and nobody waits; 3. the task waits."""
+    """1. the task finds no item; 2. there are two, or an error is the end; 3. the task waits."""
     gate, end = Gate(), Gate()
 
     def source() -> Iterator[int]:
         yield 0
         gate.stop_here()
+        if error is not None:
+            raise error
         yield 1
         yield 2
         end.stop_here()
 
-    items = iterate_in_executor(one, source)
-    assert await anext(items) == 0
-
-    def let_it_read(job: IteratorJob) -> None:
+    def let_it_go_on(job: IteratorJob) -> None:
         gate.open()
-        wait_until(lambda: len(job.buffer) == 2)
+        wait_until(lambda: len(job.buffer) == 2 or job.ended)
 
-    paused.at("must_wait", let_it_read)
+    items = iterate_in_executor(pool, source)
+    assert await anext(items) == 0
+    act_before(monkeypatch, "must_wait", let_it_go_on)
+    if error is not None:
+        with pytest.raises(error):
+            await anext(items)
+        return
     assert [await anext(items), await anext(items)] == [1, 2]
     end.open()
     assert await collect(items) == []
 
 
-@on_every_loop
-async def test_the_end_that_comes_while_the_task_is_about_to_wait_is_seen(
-    one: ThreadPoolExecutor, paused: Paused
-) -> None:
-    """1. the task finds nothing; 2. the worker ends with an error; 3. the task wants to wait."""
-    gate = Gate()
-
-    def source() -> Iterator[int]:
-        yield 0
-        gate.stop_here()
-        raise OopsError
-
-    items = iterate_in_executor(one, source)
-    assert await anext(items) == 0
-
-    def let_it_end(job: IteratorJob) -> None:
-        gate.open()
-        wait_until(lambda: job.ended)
-
-    paused.at("must_wait", let_it_end)
-    with pytest.raises(OopsError):
-        await anext(items)
-
-
-@on_every_loop
+@on_one_loop
 async def test_a_task_that_forgets_late_that_the_worker_waits_does_not_forget_the_next_time(
-    one: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1. the task sees that the worker waits; 2. the worker goes on and waits anew; 3. the task
     notes that the worker does not wait, and wakes it."""
     jobs: list[IteratorJob] = []
-
-    class Noted(IteratorJob):
-        def start(self) -> None:
-            jobs.append(self)
-            super().start()
-
-    monkeypatch.setattr(_iterate, "IteratorJob", Noted)
-    items = iterate_in_executor(one, numbers, 20, [], buffersize=4)
+    act_before(monkeypatch, "start", jobs.append)
+    items = iterate_in_executor(pool, numbers, 20, [], buffersize=4)
     assert await anext(items) == 0
     (job,) = jobs
     await until(lambda: job.is_full)
@@ -181,44 +156,8 @@ async def test_a_task_that_forgets_late_that_the_worker_waits_does_not_forget_th
     assert await collect(items) == list(range(1, 20))
 
 
-@on_every_loop
-async def test_of_two_cancellations_while_the_source_closes_the_first_is_raised(
-    one: ThreadPoolExecutor,
-) -> None:
-    """1. cancelled in ``next()``, which returns; 2. cancelled again in the ``finally``."""
-    gate, end = Gate(), Gate()
-
-    def source() -> Iterator[int]:
-        try:
-            yield 0
-            gate.stop_here()
-            yield 1
-        finally:
-            end.stop_here()
-
-    async def leave() -> None:
-        async with iterate_in_executor(one, source) as items:
-            await anext(items)
-            await until(gate.reached.is_set)
-
-    task = asyncio.ensure_future(leave())
-    await until(gate.reached.is_set)
-    await turns(20)
-    task.cancel("first")
-    gate.open()
-    await until(end.reached.is_set)
-    await turns()
-    task.cancel("second")
-    await turns()
-    end.open()
-    await until(task.done)
-    with pytest.raises(asyncio.CancelledError) as caught:
-        task.result()
-    assert caught.value.args == ("first",)
-
-
 def test_a_consumer_that_ctrl_c_kept_from_telling_is_missed(
-    one: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker that waits for room finds that nobody takes items any more."""
 
@@ -226,7 +165,7 @@ def test_a_consumer_that_ctrl_c_kept_from_telling_is_missed(
         raise KeyboardInterrupt
 
     async def take() -> None:
-        async with iterate_in_executor(one, numbers, 10**9, closed) as items:
+        async with iterate_in_executor(pool, numbers, 10**9, closed) as items:
             await anext(items)
 
     closed: list[int] = []
@@ -245,30 +184,9 @@ def test_a_consumer_that_ctrl_c_kept_from_telling_is_missed(
     loop.close()
 
 
-@on_every_loop
-async def test_closed_while_the_worker_is_about_to_wait_for_room_it_closes(
-    one: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """1. the worker has seen that nobody closes; 2. the task closes; 3. the worker waits."""
-    gate, closed = Gate(), []
-
-    class Held(LyingOrder):
-        in_between = staticmethod(lambda job: gate.stop_here())
-
-    monkeypatch.setattr(_iterate, "IteratorJob", Held)
-    items = iterate_in_executor(one, numbers, 20, closed, buffersize=4)
-    assert await anext(items) == 0
-    await until(gate.reached.is_set)
-    closing = asyncio.ensure_future(items.aclose())
-    await turns()
-    gate.open()
-    await closing
-    assert len(closed) == 1
-
-
-@on_every_loop
+@on_one_loop
 async def test_closed_while_it_reads_the_item_is_dropped_and_next_is_called_no_more(
-    one: ThreadPoolExecutor,
+    pool: WorkerPool,
 ) -> None:
     """1. the worker is in ``next()``; 2. the task closes, and waits; 3. ``next()`` returns."""
     gate, steps = Gate(), []
@@ -286,7 +204,7 @@ async def test_closed_while_it_reads_the_item_is_dropped_and_next_is_called_no_m
         def close(self) -> None:
             steps.append("close")
 
-    items = iterate_in_executor(one, Slow())
+    items = iterate_in_executor(pool, Slow())
     assert await anext(items) == 1
     await until(gate.reached.is_set)
     closing = asyncio.ensure_future(items.aclose())
@@ -296,9 +214,9 @@ async def test_closed_while_it_reads_the_item_is_dropped_and_next_is_called_no_m
     assert steps == ["next", "next", "close"]
 
 
-@on_every_loop
+@on_one_loop
 async def test_closed_while_the_error_is_on_its_way_it_ends_once(
-    one: ThreadPoolExecutor, paused: Paused
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1. ``next()`` has raised; 2. the task closes; 3. the worker says that it has ended."""
     gate = Gate()
@@ -307,8 +225,8 @@ async def test_closed_while_the_error_is_on_its_way_it_ends_once(
         yield 0
         raise OopsError
 
-    paused.at("_end", lambda job: gate.stop_here())
-    items = iterate_in_executor(one, source)
+    act_before(monkeypatch, "_end", lambda job: gate.stop_here())
+    items = iterate_in_executor(pool, source)
     assert await anext(items) == 0
     await until(gate.reached.is_set)
     closing = asyncio.ensure_future(items.aclose())
@@ -320,7 +238,7 @@ async def test_closed_while_the_error_is_on_its_way_it_ends_once(
 
 @on_every_loop
 async def test_cancelled_when_the_last_item_has_been_delivered_it_is_cancelled(
-    one: ThreadPoolExecutor, paused: Paused
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1. the delivery wakes the task; 2. somebody cancels it; 3. the task goes on.
 
@@ -336,10 +254,10 @@ async def test_cancelled_when_the_last_item_has_been_delivered_it_is_cancelled(
         yield from numbers(1, closed)
 
     async def take() -> None:
-        async for item in iterate_in_executor(one, source):
+        async for item in iterate_in_executor(pool, source):
             seen.append(item)  # noqa: PERF401
 
-    paused.at("deliver", lambda job: tasks[0].cancel("now"))
+    act_before(monkeypatch, "deliver", lambda job: tasks[0].cancel("now"))
     tasks.append(asyncio.ensure_future(take()))
     await until(gate.reached.is_set)
     gate.open()
@@ -351,7 +269,8 @@ async def test_cancelled_when_the_last_item_has_been_delivered_it_is_cancelled(
     assert len(closed) == 1
 
 
-def test_a_worker_and_a_cancellation_that_come_together_agree(loops: LoopKind) -> None:
+@on_one_loop
+async def test_a_worker_and_a_cancellation_that_come_together_agree() -> None:
     """The one that claims the job has it: the source is closed, or has never begun.
 
     Many rounds stand for a forced order.
@@ -363,23 +282,20 @@ def test_a_worker_and_a_cancellation_that_come_together_agree(loops: LoopKind) -
         opened.append(here())
         yield from numbers(9**9, closed)
 
-    async def main() -> None:
-        for round_ in range(60):
-            executor = HeldExecutor()
-            task = asyncio.ensure_future(collect(iterate_in_executor(executor, source)))
-            await until(lambda: executor.jobs)  # noqa: B023
-            executor.start()
-            await turns(round_ % 3)
-            task.cancel()
-            await until(task.done)
-            assert task.cancelled()
-            executor.shutdown()
-
-    loops.run(main)
+    for round_ in range(60):
+        executor = HeldExecutor()
+        task = asyncio.ensure_future(collect(iterate_in_executor(executor, source)))
+        await until(lambda: executor.jobs)  # noqa: B023
+        executor.start()
+        await turns(round_ % 3)
+        task.cancel()
+        await until(task.done)
+        assert task.cancelled()
+        executor.shutdown()
     assert len(closed) == len(opened)
 
 
-@on_every_loop
+@on_one_loop
 async def test_an_executor_that_is_shut_down_while_the_worker_waits_waits_for_the_end(
     executor_class: type[ThreadPoolExecutor],
 ) -> None:
@@ -398,7 +314,7 @@ async def test_an_executor_that_is_shut_down_while_the_worker_waits_waits_for_th
 
 
 @on_every_loop
-async def test_dropped_and_cancelled_at_once_one_of_the_two_comes(paused: Paused) -> None:
+async def test_dropped_and_cancelled_at_once_one_of_the_two_comes() -> None:
     """1. the executor drops the job; 2. before the task hears of it, somebody cancels it."""
     executor = HeldExecutor()
     task = asyncio.ensure_future(collect(iterate_in_executor(executor, [1])))
@@ -409,9 +325,9 @@ async def test_dropped_and_cancelled_at_once_one_of_the_two_comes(paused: Paused
     assert task.cancelled()
 
 
-@on_every_loop
+@on_one_loop
 async def test_a_loop_that_cannot_be_woken_for_a_moment_gets_its_items(
-    one: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from threadhop._loops._entry_queue import EntryQueue
 
@@ -431,7 +347,7 @@ async def test_a_loop_that_cannot_be_woken_for_a_moment_gets_its_items(
         gate.stop_here()
         yield from range(2)
 
-    task = asyncio.ensure_future(collect(iterate_in_executor(one, source)))
+    task = asyncio.ensure_future(collect(iterate_in_executor(pool, source)))
     await until(gate.reached.is_set)
     gate.open()
     assert await task == [0, 1]
@@ -482,7 +398,7 @@ def test_ctrl_c_at_any_moment_of_the_loop_thread_leaves_no_worker_and_no_task(
 
 
 def test_a_task_is_cancelled_while_no_loop_runs_and_something_was_posted(
-    one: ThreadPoolExecutor,
+    pool: WorkerPool,
 ) -> None:
     """As ``asyncio.run`` does it at its end, after Ctrl+C."""
     gate = Gate()
@@ -492,7 +408,7 @@ def test_a_task_is_cancelled_while_no_loop_runs_and_something_was_posted(
         yield 1
 
     async def take() -> None:
-        async with iterate_in_executor(one, source) as items:
+        async with iterate_in_executor(pool, source) as items:
             await anext(items)
 
     async def begin() -> None:
