@@ -15,7 +15,7 @@ from helpers.loops import TRIO, LoopKind
 from helpers.postgresql import REASON, find_programs, postgresql
 from helpers.steps import LIMIT, until
 
-from threadhop import check_cancelled, on_cancel, threadpool
+from threadhop import WorkerPool, check_cancelled, on_cancel, threadpool
 
 pytest.importorskip("psycopg", reason="the extra 'libraries' is not installed")
 
@@ -29,6 +29,12 @@ pytestmark = [
 
 #: Seconds. A query that is not cancelled takes thirty.
 AT_ONCE = 1.0
+
+
+@pytest.fixture
+def executor_class() -> type[WorkerPool]:
+    """The kind of pool makes no difference."""
+    return WorkerPool
 
 
 @pytest.fixture(scope="module")
