@@ -20,10 +20,10 @@ from helpers.cancelling import (
     stand_at,
     swallow,
 )
-from helpers.loops import LoopKind
+from helpers.loops import LOOPS, LoopKind
 from helpers.steps import Gate, turns, until, wait_until
 
-from threadhop import cancellation_guard, check_cancelled, threadpool
+from threadhop import WorkerPool, cancellation_guard, check_cancelled, threadpool
 
 here = threading.get_ident
 guard = cancellation_guard()
@@ -31,10 +31,21 @@ guard = cancellation_guard()
 #: The guard says this when it does not know the message of the cancellation.
 OWN_MESSAGE = "cancellation_guard()"
 
+
+@pytest.fixture
+def executor_class() -> type[WorkerPool]:
+    """The kind of pool makes no difference."""
+    return WorkerPool
+
+
 Legacy = Callable[[Awaitable[Any]], Coroutine[Any, Any, Any]]
 
 
-# The ways in which legacy code loses a cancellation. Each awaits its argument.
+# What legacy code does to a cancellation. Each awaits its argument.
+
+
+async def pass_on(waiting: Awaitable[Any]) -> None:
+    await waiting
 
 
 async def convert(waiting: Awaitable[Any]) -> None:
@@ -44,16 +55,51 @@ async def convert(waiting: Awaitable[Any]) -> None:
         raise LookupError("converted") from error
 
 
+async def convert_twice(waiting: Awaitable[Any]) -> None:
+    try:
+        await convert(waiting)
+    except LookupError as error:
+        raise ValueError("again") from error
+
+
 async def convert_without_context(waiting: Awaitable[Any]) -> None:
+    await swallow(waiting)
+    raise LookupError("later")
+
+
+async def keep_as_a_cause_that_is_no_context(waiting: Awaitable[Any]) -> None:
+    try:
+        await waiting
+    except BaseException as error:
+        caught = error
+    raise LookupError("later") from caught
+
+
+async def suppress_the_context(waiting: Awaitable[Any]) -> None:
     try:
         await waiting
     except BaseException:
-        failed = True
-    if failed:
-        raise LookupError("converted")
+        raise LookupError("converted") from None
 
 
-LEGACY = [swallow, convert, convert_without_context]
+async def raise_errors_that_are_each_others_cause(waiting: Awaitable[Any]) -> None:
+    await swallow(waiting)
+    first, second = LookupError(), ValueError()
+    first.__cause__, second.__cause__ = second, first
+    raise first
+
+
+#: The error that comes out of it, and whether its chain has the message of the cancellation.
+LEGACY: dict[Legacy, tuple[type[Exception] | None, bool]] = {
+    pass_on: (None, True),
+    swallow: (None, False),
+    convert: (LookupError, True),
+    convert_twice: (ValueError, True),
+    convert_without_context: (LookupError, False),
+    keep_as_a_cause_that_is_no_context: (LookupError, True),
+    suppress_the_context: (LookupError, True),
+    raise_errors_that_are_each_others_cause: (LookupError, False),
+}
 
 #: Where the task is cancelled: at a plain ``await``, which asyncio tells nobody of, or in the body
 #: of a block, which our own hops see.
@@ -69,11 +115,15 @@ def wait_at(place: str, executor: Executor, gate: Gate) -> Coroutine[Any, Any, N
 
 @places
 @pytest.mark.parametrize("legacy", LEGACY, ids=lambda function: function.__name__)
-def test_a_cancellation_that_was_lost_is_raised_at_the_exit(
+def test_a_cancellation_comes_out_whatever_legacy_code_does_to_it(
     loops: LoopKind, executor: Executor, place: str, legacy: Legacy
 ) -> None:
-    """However it was lost, on the loop thread, once. Its context is the error that came out."""
+    """On the loop thread, once. Its context is the error that came out.
+
+    One that comes out by itself is left alone.
+    """
     gate = Gate()
+    context, tells = LEGACY[legacy]
     steps = []
 
     async def body() -> str:
@@ -85,12 +135,11 @@ def test_a_cancellation_that_was_lost_is_raised_at_the_exit(
                 steps.append("inside")
             steps.append("after")
         assert here() == loop_thread
-        if place == "block" or legacy is convert:
+        assert type(caught.value.__context__) is (context or type(None))
+        if place == "block" or tells:
             assert caught.value.args == ("stop",)
         elif legacy is swallow:  # asyncio does not keep the message of a plain await.
             assert OWN_MESSAGE in str(caught.value)
-        raised = caught.value.__context__
-        assert isinstance(raised, LookupError) if "convert" in legacy.__name__ else raised is None
         async with cancellation_guard():
             await turns()  # Task.cancelling() still counts what was before,
         async with threadpool(executor), cancellation_guard():
@@ -98,7 +147,7 @@ def test_a_cancellation_that_was_lost_is_raised_at_the_exit(
         return "usable"
 
     assert run_and_cancel_at(gate, loops, body, "stop").result() == "usable"
-    assert steps == ([] if "convert" in legacy.__name__ else ["inside"])
+    assert steps == (["inside"] if legacy is swallow else [])
 
 
 @pytest.mark.parametrize("way", ["swallows the check", "never asks", "is taken back", "decorated"])
@@ -143,30 +192,6 @@ def test_a_guard_in_the_body_of_a_block_raises_in_the_worker(
 
     assert error_of(loops.run(main)).args == ("stop",)
     assert steps == ["raised"]
-
-
-@places
-def test_a_cancellation_that_comes_out_by_itself_is_left_alone(
-    loops: LoopKind, executor: Executor, place: str
-) -> None:
-    """The same error object comes out, with nothing wrapped around it."""
-    gate = Gate()
-
-    async def body() -> None:
-        inside: list[BaseException] = []
-        try:
-            async with cancellation_guard():
-                try:
-                    await wait_at(place, executor, gate)
-                except asyncio.CancelledError as error:
-                    inside.append(error)
-                    raise
-        except asyncio.CancelledError as error:
-            assert inside == [error]
-            assert error.__context__ is None
-            raise
-
-    assert error_of(run_and_cancel_at(gate, loops, body, "stop")).args == ("stop",)
 
 
 @places
@@ -311,17 +336,6 @@ def test_a_timeout_is_dealt_with_inside_and_comes_out_from_around(
     assert current_task_loops.run(main) == "quiet"
 
 
-def test_uncancel_says_that_it_was_dealt_with(loops: LoopKind) -> None:
-    async def body(task: asyncio.Task[Any]) -> str:
-        async with cancellation_guard():
-            task.cancel()
-            await swallow(forever())
-            task.uncancel()
-        return "quiet"
-
-    assert run_with_task(loops, body).result() == "quiet"
-
-
 def test_the_guard_of_one_task_knows_nothing_of_another(loops: LoopKind) -> None:
     """They share the object, and are inside of it at the same time."""
 
@@ -348,58 +362,6 @@ def test_the_guard_of_one_task_knows_nothing_of_another(loops: LoopKind) -> None
 # --- the message
 
 
-async def converted_twice(waiting: Awaitable[Any]) -> None:
-    try:
-        await convert(waiting)
-    except LookupError as error:
-        raise ValueError("again") from error
-
-
-async def in_a_cause_that_is_no_context(waiting: Awaitable[Any]) -> None:
-    try:
-        await waiting
-    except BaseException as error:
-        caught = error
-    raise LookupError("later") from caught
-
-
-async def behind_a_suppressed_context(waiting: Awaitable[Any]) -> None:
-    try:
-        await waiting
-    except BaseException:
-        raise LookupError("converted") from None
-
-
-@pytest.mark.parametrize(
-    "legacy",
-    [converted_twice, in_a_cause_that_is_no_context, behind_a_suppressed_context],
-    ids=lambda function: function.__name__,
-)
-def test_the_message_is_found_in_the_chain_of_the_error(loops: LoopKind, legacy: Legacy) -> None:
-    gate = Gate()
-
-    async def body() -> None:
-        async with cancellation_guard():
-            await legacy(stand_at(gate))
-
-    assert error_of(run_and_cancel_at(gate, loops, body, "stop")).args == ("stop",)
-
-
-def test_a_chain_that_is_a_circle_ends(loops: LoopKind) -> None:
-    """Errors that are each other's cause must not hold up the exit, which looks at both."""
-    gate = Gate()
-
-    async def body() -> None:
-        async with cancellation_guard():
-            await swallow(stand_at(gate))
-            first, second = LookupError(), ValueError()
-            first.__cause__, second.__cause__ = second, first
-            raise first
-
-    error = error_of(run_and_cancel_at(gate, loops, body, "stop"))
-    assert isinstance(error.__context__, LookupError)
-
-
 @pytest.mark.parametrize(
     ("place", "messages", "args"),
     [
@@ -409,11 +371,7 @@ def test_a_chain_that_is_a_circle_ends(loops: LoopKind) -> None:
     ],
 )
 def test_the_message_is_none_if_there_was_none_and_of_several_the_first(
-    loops: LoopKind,
-    executor: Executor,
-    place: str,
-    messages: tuple[str | None, ...],
-    args: tuple[str, ...],
+    executor: Executor, place: str, messages: tuple[str | None, ...], args: tuple[str, ...]
 ) -> None:
     gate = Gate()
     legacy = swallow if place == "block" else convert
@@ -422,7 +380,7 @@ def test_the_message_is_none_if_there_was_none_and_of_several_the_first(
         async with cancellation_guard():
             await legacy(wait_at(place, executor, gate))
 
-    error = error_of(run_and_cancel_at(gate, loops, body, *messages))
+    error = error_of(run_and_cancel_at(gate, LOOPS[0], body, *messages))
     assert error.args == args
     assert not error.__suppress_context__
 
@@ -433,7 +391,7 @@ def test_the_message_is_none_if_there_was_none_and_of_several_the_first(
     ids=["before", "inside"],
 )
 def test_the_message_of_an_earlier_cancellation_is_not_taken_for_that_of_this_one(
-    loops: LoopKind, executor: Executor, earlier: str, legacy: Legacy, message: str
+    executor: Executor, earlier: str, legacy: Legacy, message: str
 ) -> None:
     """A block saw the earlier one. The one to tell of was lost at a plain await."""
     early, late = Gate(), Gate()
@@ -456,4 +414,4 @@ def test_the_message_of_an_earlier_cancellation_is_not_taken_for_that_of_this_on
         await until(task.done)
         return task
 
-    assert message in str(error_of(loops.run(main)))
+    assert message in str(error_of(LOOPS[0].run(main)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import Any
 
 import pytest
@@ -12,9 +12,14 @@ from helpers.cancelling import run_and_cancel_at, run_with_task
 from helpers.loops import LoopKind
 from helpers.steps import LIMIT, Gate, turns
 
-from threadhop import check_cancelled, exec_in_eventloop, threadpool
+from threadhop import WorkerPool, check_cancelled, exec_in_eventloop, threadpool
 
-here = threading.get_ident
+
+@pytest.fixture
+def executor_class() -> type[WorkerPool]:
+    """The kind of pool makes no difference."""
+    return WorkerPool
+
 
 # --- in the body of a block
 
@@ -131,66 +136,34 @@ def test_without_a_cancellation_it_does_nothing(loops: LoopKind, executor: Execu
     check_cancelled()
 
 
-def test_a_loop_that_runs_inside_a_body_asks_about_its_own_tasks(
-    loops: LoopKind, executor: Executor
-) -> None:
-    """``asyncio.run()`` in a body is legal. Its tasks were not cancelled; the outer one was."""
-    gate = Gate()
-    told = []
+# --- in other tasks and threads
 
-    async def inner() -> None:
+
+def test_what_does_not_work_for_the_task_knows_nothing_of_its_cancellation(
+    loops: LoopKind, one: Executor, other: Executor
+) -> None:
+    """Another loop that runs in the body, a thread that the body starts, a job; the next job."""
+    gate = Gate()
+    went_on = []
+
+    def check(what: str) -> None:
         check_cancelled()
-        told.append("inner went on")
+        went_on.append(what)
+
+    async def task_of_another_loop() -> None:
+        check("task")
 
     async def block() -> None:
-        async with threadpool(executor):
+        async with threadpool(one):
             gate.stop_here()
-            asyncio.run(inner())
-            with pytest.raises(asyncio.CancelledError):
-                check_cancelled()
-            told.append("outer")
-
-    assert run_and_cancel_at(gate, loops, block, None).cancelled()
-    assert told == ["inner went on", "outer"]
-
-
-# --- in other threads
-
-
-def test_in_a_thread_that_works_for_nobody_it_does_nothing(
-    loops: LoopKind, executor: Executor
-) -> None:
-    """Nobody can know that a thread which the body started, or a job, belongs to the task."""
-    gate = Gate()
-    results = []
-
-    def check() -> None:
-        check_cancelled()
-        results.append("went on")
-
-    async def block() -> None:
-        async with threadpool(executor):
-            gate.stop_here()
-            thread = threading.Thread(target=check)
+            asyncio.run(task_of_another_loop())
+            thread = threading.Thread(target=check, args=("thread",))
             thread.start()
             thread.join(LIMIT)
-            executor.submit(check).result(LIMIT)
+            other.submit(check, "job").result(LIMIT)
+            with pytest.raises(asyncio.CancelledError):
+                check_cancelled()
 
     assert run_and_cancel_at(gate, loops, block, None).cancelled()
-    assert results == ["went on", "went on"]
-
-
-def test_a_worker_forgets_the_cancellation_with_the_task(
-    loops: LoopKind, executor_class: type[ThreadPoolExecutor]
-) -> None:
-    """The next job of the pool's only thread is not cancelled."""
-    gate = Gate()
-
-    async def block(pool: Executor) -> None:
-        async with threadpool(pool):
-            gate.stop_here()
-            check_cancelled()
-
-    with executor_class(1) as pool:
-        assert run_and_cancel_at(gate, loops, lambda: block(pool), None).cancelled()
-        assert pool.submit(check_cancelled).result(LIMIT) is None
+    one.submit(check, "next job").result(LIMIT)
+    assert went_on == ["task", "thread", "job", "next job"]
