@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import gc
 import inspect
 import io
 import logging
@@ -15,11 +14,13 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from helpers.child import STEPS, run_in_child
-from helpers.loops import LoopKind
+from helpers.garbage import collect_until
+from helpers.loops import LoopKind, on_every_loop, on_one_loop
 from helpers.places import OopsError, ended, start
 from helpers.steps import LIMIT, Gate, busy, until, wait_until
 
@@ -72,29 +73,29 @@ async def block(executor: Executor, gate: Gate) -> None:
         gate.stop_here()
 
 
-async def part(executor: Executor, reached: asyncio.Event, event: asyncio.Event) -> None:
-    async with threadpool(executor):  # the block
-        async with eventloop():
-            reached.set()
-            await event.wait()  # it stands here
-
-
 def test_a_block_is_queued_and_then_runs(loops: LoopKind, one: ThreadPoolExecutor) -> None:
-    """With the name of its task, its line, its executor and its worker; then it is gone."""
+    """With the name of its task, its line, its executor and its worker; then it is gone.
+
+    The repr of the task tells executor, worker and seconds, too.
+    """
     gate = Gate()
+    where = line_of(block, "# the block")
+    pool = f"{type(one).__name__} one>"
 
     async def main() -> None:
         with busy(one):
             task = await named("mine", block, one, gate)
             (queued,) = await until_states(one, ("block", "queued"))
+            assert f"for a worker of {pool}" in repr(task)
+            assert f"in the block at {where}, waits for " in repr(task)
         assert (queued.name, queued.thread) == ("mine", None)
         if LOOKS_AT_COROUTINES:
-            assert queued.where == line_of(block, "# the block")
+            assert queued.where == where
         await until(gate.reached.is_set)
         (running,) = await until_states(one, ("block", "running"))
-        assert (running.name, running.thread) == ("mine", "one_0")
-        assert running.where == line_of(block, "# the block")
+        assert (running.name, running.thread, running.where) == ("mine", "one_0", where)
         assert 0 <= running.seconds < LIMIT
+        assert f" s on one_0 of {pool}" in repr(task)
         gate.open()
         await ended(task)
         await until_states(one)
@@ -107,10 +108,14 @@ def test_a_loop_part_is_a_hop_beside_its_block_which_is_away(
 ) -> None:
     """The one names the worker that waits, the other the line that it waits for."""
 
+    async def part() -> None:
+        async with threadpool(one):  # the block
+            async with eventloop():
+                reached.set()
+                await event.wait()  # it stands here
+
     async def main() -> None:
-        event = asyncio.Event()
-        reached = asyncio.Event()
-        task = await named("mine", part, one, reached, event)
+        task = await named("mine", part)
         await reached.wait()
         found = await until_states(one, ("block", "away"), ("loop part", "running"))
         away, here = sorted(found, key=lambda hop: hop.what)
@@ -123,11 +128,13 @@ def test_a_loop_part_is_a_hop_beside_its_block_which_is_away(
         await ended(task)
         await until_states(one)
 
+    reached, event = asyncio.Event(), asyncio.Event()
     loops.run(main)
 
 
-def test_a_block_in_a_block_of_another_executor_is_two(
-    loops: LoopKind, one: ThreadPoolExecutor, other: ThreadPoolExecutor
+@on_one_loop
+async def test_a_block_in_a_block_of_another_executor_is_two(
+    one: ThreadPoolExecutor, other: ThreadPoolExecutor
 ) -> None:
     """Queued or running: the outer worker waits."""
     gate = Gate()
@@ -136,19 +143,16 @@ def test_a_block_in_a_block_of_another_executor_is_two(
         async with threadpool(one), threadpool(other):
             gate.stop_here()
 
-    async def main() -> None:
-        with busy(other):
-            task = await named("mine", nested)
-            await until_states(other, ("block", "queued"))
-            await until_states(one, ("block", "away"))
-        (inner,) = await until_states(other, ("block", "running"))
-        (outer,) = await until_states(one, ("block", "away"))
-        assert (inner.name, inner.thread) == ("mine", "other_0")
-        assert (outer.name, outer.thread) == ("mine", "one_0")
-        gate.open()
-        await ended(task)
-
-    loops.run(main)
+    with busy(other):
+        task = await named("mine", nested)
+        await until_states(other, ("block", "queued"))
+        await until_states(one, ("block", "away"))
+    (inner,) = await until_states(other, ("block", "running"))
+    (outer,) = await until_states(one, ("block", "away"))
+    assert (inner.name, inner.thread) == ("mine", "other_0")
+    assert (outer.name, outer.thread) == ("mine", "one_0")
+    gate.open()
+    await ended(task)
 
 
 def as_task(executor: Executor, *call: Any) -> asyncio.Task[Any]:
@@ -156,128 +160,103 @@ def as_task(executor: Executor, *call: Any) -> asyncio.Task[Any]:
 
 
 @pytest.mark.parametrize("call", [exec_in_executor, exec_in_executor_threading_future, as_task])
-def test_a_call_has_the_name_and_the_line_of_its_function(
-    loops: LoopKind, one: ThreadPoolExecutor, call: Any
+@on_one_loop
+async def test_a_call_has_the_name_and_the_line_of_its_function(
+    one: ThreadPoolExecutor, call: Any
 ) -> None:
     """Whatever waits for it."""
 
     def work(gate: Gate) -> None:
         gate.stop_here()
 
-    async def main() -> None:
-        gate = Gate()
-        with busy(one):
-            future = call(one, work, gate)
-            (queued,) = await until_states(one, ("call", "queued"))
-        assert queued.name == work.__qualname__
-        assert queued.where == f"{__file__}:{work.__code__.co_firstlineno}"
-        await until(gate.reached.is_set)
-        (running,) = await until_states(one, ("call", "running"))
-        assert (running.name, running.where) == (queued.name, queued.where)
-        assert running.thread == "one_0"
-        gate.open()
-        await until(future.done)
-        await until_states(one)
-
-    loops.run(main)
+    gate = Gate()
+    with busy(one):
+        future = call(one, work, gate)
+        (queued,) = await until_states(one, ("call", "queued"))
+    assert queued.name == work.__qualname__
+    assert queued.where == f"{__file__}:{work.__code__.co_firstlineno}"
+    await until(gate.reached.is_set)
+    (running,) = await until_states(one, ("call", "running"))
+    assert (running.name, running.where) == (queued.name, queued.where)
+    assert running.thread == "one_0"
+    gate.open()
+    await until(future.done)
+    await until_states(one)
 
 
-@pytest.mark.parametrize("in_block", [True, False])
-def test_exec_in_eventloop_is_a_loop_part(
-    loops: LoopKind, one: ThreadPoolExecutor, in_block: bool
-) -> None:
+@pytest.mark.parametrize("what", ["block", "call"])
+@on_every_loop
+async def test_exec_in_eventloop_is_a_loop_part(executor: Executor, what: str) -> None:
     """Of a block and of a call, with the name of what the loop does."""
+    reached, event = asyncio.Event(), asyncio.Event()
 
-    async def main() -> None:
-        event = asyncio.Event()
+    async def wait() -> None:
+        reached.set()
+        await event.wait()
 
-        reached = asyncio.Event()
+    def ask() -> None:
+        exec_in_eventloop(wait)  # it asks here
 
-        async def wait() -> None:
-            reached.set()
-            await event.wait()
+    async def ask_in_block() -> None:
+        async with threadpool(executor):
+            ask()
 
-        def ask() -> None:
-            exec_in_eventloop(wait)  # it asks here
-
-        async def ask_in_block() -> None:
-            async with threadpool(one):
-                ask()
-
-        future: Any = start(ask_in_block()) if in_block else exec_in_executor(one, ask)
-        await reached.wait()
-        what = "block" if in_block else "call"
-        found = await until_states(one, (what, "away"), ("loop part", "running"))
-        (here,) = (hop for hop in found if hop.what == "loop part")
-        assert here.name == wait.__qualname__
-        stands = "await event.wait()" if LOOKS_AT_COROUTINES else "# it asks here"
-        assert here.where == line_of(wait if LOOKS_AT_COROUTINES else ask, stands)
-        event.set()
-        await future
-        await until_states(one)
-
-    loops.run(main)
+    future: Any = start(ask_in_block()) if what == "block" else exec_in_executor(executor, ask)
+    await reached.wait()
+    found = await until_states(executor, (what, "away"), ("loop part", "running"))
+    (here,) = (hop for hop in found if hop.what == "loop part")
+    assert here.name == wait.__qualname__
+    stands = "await event.wait()" if LOOKS_AT_COROUTINES else "# it asks here"
+    assert here.where == line_of(wait if LOOKS_AT_COROUTINES else ask, stands)
+    event.set()
+    await future
+    await until_states(executor)
 
 
-def test_a_loop_that_does_not_look_leaves_the_loop_part_queued(executor: Executor) -> None:
+@on_one_loop
+async def test_a_loop_that_does_not_look_leaves_the_loop_part_queued(executor: Executor) -> None:
     """Asked in another thread while the loop thread stands still."""
+    gate = Gate()
 
-    async def main() -> None:
-        event = asyncio.Event()
-        event.set()
-        gate = Gate()
+    async def gated() -> None:
+        async with threadpool(executor):
+            gate.stop_here()
+            async with eventloop():  # it asks here
+                pass
 
-        async def gated() -> None:
-            async with threadpool(executor):
-                gate.stop_here()
-                async with eventloop():  # it asks here
-                    pass
-
-        task = start(gated())
-        await until(gate.reached.is_set)
-        gate.open()
-        while sorted(states(executor)) != [("block", "away"), ("loop part", "queued")]:
-            pass  # The loop stands still.
-        (queued,) = (hop for hop in of(executor) if hop.what == "loop part")
-        assert queued.thread is None
-        if LOOKS_AT_COROUTINES:
-            assert queued.where == line_of(gated, "# it asks here")
-        await task
-
-    asyncio.run(main())
+    task = start(gated())
+    await until(gate.reached.is_set)
+    gate.open()
+    wait_until(lambda: sorted(states(executor)) == [("block", "away"), ("loop part", "queued")])
+    (queued,) = (hop for hop in of(executor) if hop.what == "loop part")
+    assert queued.thread is None
+    if LOOKS_AT_COROUTINES:
+        assert queued.where == line_of(gated, "# it asks here")
+    await task
 
 
 @pytest.mark.parametrize("end", ["raises", "cancelled", "shut down"])
-def test_what_has_ended_otherwise_is_gone(
-    loops: LoopKind, executor_class: type[ThreadPoolExecutor], end: str
-) -> None:
+@on_one_loop
+async def test_what_has_ended_otherwise_is_gone(one: ThreadPoolExecutor, end: str) -> None:
     """A block that raises; one that is cancelled while it waits; one that is dropped."""
-    pool = executor_class(1)
 
     async def raises() -> None:
-        async with threadpool(pool):
+        async with threadpool(one):
             raise OopsError
 
-    async def main() -> None:
-        if end == "raises":
-            with pytest.raises(OopsError):
-                await raises()
-        else:
-            with busy(pool):
-                task = start(raises())
-                await until_states(pool, ("block", "queued"))
-                if end == "cancelled":
-                    task.cancel()
-                else:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                await until(task.done)
-                assert states(pool) == []
-            with pytest.raises(BaseException):  # noqa: B017, PT011 - told apart elsewhere
-                task.result()
-        await until_states(pool)
-
-    loops.run(main)
-    pool.shutdown()
+    with busy(one) if end != "raises" else nullcontext():
+        task = start(raises())
+        if end != "raises":
+            await until_states(one, ("block", "queued"))
+        if end == "cancelled":
+            task.cancel()
+        elif end == "shut down":
+            one.shutdown(wait=False, cancel_futures=True)
+        await until(task.done)
+        if end == "raises":  # The worker has yet to let go of it.
+            await until_states(one)
+        assert states(one) == []
+    assert task.cancelled() or task.exception() is not None
 
 
 def test_a_view_and_all_loops_of_the_process() -> None:
@@ -301,32 +280,33 @@ def test_a_view_and_all_loops_of_the_process() -> None:
     assert not thread.is_alive()
 
 
-def test_the_oldest_comes_first_and_the_table_has_a_line_for_each(
+@on_one_loop
+async def test_the_oldest_comes_first_and_the_table_has_a_line_for_each(
     one: ThreadPoolExecutor,
 ) -> None:
     gate = Gate()
+    first = await named("first", block, one, gate)
+    await until(gate.reached.is_set)
+    await asyncio.sleep(0.02)
+    second = await named("second", block, one, gate)
+    found = await until_states(one, ("block", "running"), ("block", "queued"))
+    assert [hop.name for hop in found] == ["first", "second"]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found[0].name = "third"  # type: ignore[misc]
+    file = io.StringIO()
+    print_hops(file)
+    titles, *lines = file.getvalue().splitlines()
+    assert " ".join(titles.split()) == "seconds what state name where thread executor"
+    (line,) = (line for line in lines if "first" in line)
+    assert line.split()[1:4] == ["block", "running", "first"]
+    assert f"one_0   {type(one).__name__} one" in line
+    assert any("second" in line for line in lines)
+    gate.open()
+    await ended(first, second)
 
-    async def main() -> None:
-        first = await named("first", block, one, gate)
-        await until(gate.reached.is_set)
-        await asyncio.sleep(0.02)
-        second = await named("second", block, one, gate)
-        found = await until_states(one, ("block", "running"), ("block", "queued"))
-        assert [hop.name for hop in found] == ["first", "second"]
-        file = io.StringIO()
-        print_hops(file)
-        titles, *lines = file.getvalue().splitlines()
-        assert " ".join(titles.split()) == "seconds what state name where thread executor"
-        (line,) = (line for line in lines if "first" in line)
-        assert line.split()[1:4] == ["block", "running", "first"]
-        assert f"one_0   {type(one).__name__} one" in line
-        gate.open()
-        await ended(first, second)
 
-    asyncio.run(main())
-
-
-def test_a_worker_on_its_way_out_is_no_hop(
+@on_one_loop
+async def test_a_worker_on_its_way_out_is_no_hop(
     monkeypatch: pytest.MonkeyPatch, one: ThreadPoolExecutor
 ) -> None:
     """The task is home, and the worker has yet to let go of the job."""
@@ -347,15 +327,11 @@ def test_a_worker_on_its_way_out_is_no_hop(
                 out.stop_here()
 
     monkeypatch.setattr("threadhop._block_job.sys", LyingSys())
-
-    async def main() -> None:
-        async with threadpool(one):
-            pass
-        await until(out.reached.is_set)
-        assert states(one) == []
-        out.open()
-
-    asyncio.run(main())
+    async with threadpool(one):
+        pass
+    await until(out.reached.is_set)
+    assert states(one) == []
+    out.open()
 
 
 def test_a_stream_that_is_just_being_written_to_gets_the_table_by_its_descriptor() -> None:
@@ -375,14 +351,6 @@ def test_a_stream_that_is_just_being_written_to_gets_the_table_by_its_descriptor
     os.close(there)
 
 
-def test_a_hop_is_frozen() -> None:
-    assert [field.name for field in dataclasses.fields(Hop)] == [
-        *("what", "name", "where", "state", "seconds", "executor", "thread")
-    ]
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Hop("call", "f", "a.py:1", "queued", 0.0, WorkerPool(1), None).name = "g"  # type: ignore[misc]
-
-
 def test_who_has_asked_keeps_nothing(one: ThreadPoolExecutor) -> None:
     """No job, and no task."""
 
@@ -396,21 +364,15 @@ def test_who_has_asked_keeps_nothing(one: ThreadPoolExecutor) -> None:
         return weakref.ref(task)
 
     ref = asyncio.run(main())
-
-    def is_collected() -> bool:
-        gc.collect()
-        return ref() is None
-
-    wait_until(is_collected)
+    collect_until(lambda: ref() is None)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="POSIX has it")
-@pytest.mark.parametrize("pool", ["WorkerPool", "ThreadPoolExecutor"])
-def test_a_signal_handler_prints_them_wherever_it_comes(pool: str) -> None:
+def test_a_signal_handler_prints_them_wherever_it_comes() -> None:
     """While the main thread starts threads, logs, writes to stderr: it waits for no lock."""
     child = run_in_child(
         STEPS
-        + f"""
+        + """
 import signal, threading
 from concurrent.futures import ThreadPoolExecutor
 from threadhop import WorkerPool, print_hops, threadpool
@@ -431,8 +393,8 @@ def send():
 async def main():
     sender = threading.Thread(target=send)
     sender.start()
-    for _ in range(20):
-        with {pool}(2) as pool:
+    for number in range(20):
+        with (WorkerPool, ThreadPoolExecutor)[number % 2](2) as pool:
             async def block():
                 async with threadpool(pool):
                     time.sleep(0.002)
@@ -453,58 +415,36 @@ say("done")
 # --- names
 
 
-def test_the_repr_of_a_task_names_executor_worker_and_seconds(
-    loops: LoopKind, one: ThreadPoolExecutor
-) -> None:
-    gate = Gate()
-
-    async def main() -> None:
-        with busy(one):
-            task = start(block(one, gate))
-            await until_states(one, ("block", "queued"))
-            assert f"for a worker of {type(one).__name__} one>" in repr(task)
-            assert f"in the block at {line_of(block, '# the block')}, waits for " in repr(task)
-        await until(gate.reached.is_set)
-        assert f" s on one_0 of {type(one).__name__} one>" in repr(task)
-        gate.open()
-        await ended(task)
-
-    loops.run(main)
-
-
-def test_a_worker_of_a_worker_pool_tells_its_task_to_logs_and_other_threads(
-    loops: LoopKind, caplog: pytest.LogCaptureFixture
+@on_one_loop
+async def test_a_worker_of_a_worker_pool_tells_its_task_to_logs_and_other_threads(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """In the body its own name is the plain one, and comes back to the others after it."""
     gate = Gate()
     own: list[str] = []
     log = logging.getLogger("mine")
 
-    def work() -> threading.Thread:
+    def work() -> None:
         gate.stop_here()
         log.warning("here")
         own.append(threading.current_thread().name)
-        return threading.current_thread()
 
-    async def in_block(pool: WorkerPool) -> threading.Thread:
+    async def in_block(pool: WorkerPool) -> None:
         async with threadpool(pool):
-            return work()
+            work()
 
-    async def main() -> None:
-        with WorkerPool(1, "work") as pool:
-            task = await named("mine", in_block, pool)
-            await until(gate.reached.is_set)
-            (thread,) = pool._threads
-            assert thread.name == "work_0 (mine)"
-            gate.open()
-            await ended(task)
-            await until(lambda: thread.name == "work_0")
-            await exec_in_executor(pool, work)
-            pool.submit(work).result(LIMIT)
-            thread.name = "renamed"
-            assert thread.name == "renamed"
-
-    loops.run(main)
+    with WorkerPool(1, "work") as pool:
+        task = await named("mine", in_block, pool)
+        await until(gate.reached.is_set)
+        (thread,) = pool._threads
+        assert thread.name == "work_0 (mine)"
+        gate.open()
+        await ended(task)
+        await until(lambda: thread.name == "work_0")
+        await exec_in_executor(pool, work)
+        pool.submit(work).result(LIMIT)
+        thread.name = "renamed"
+        assert thread.name == "renamed"
     names = [record.threadName for record in caplog.records if record.name == "mine"]
     assert names == ["work_0 (mine)", f"work_0 ({work.__qualname__})", "work_0"]
     assert own == ["work_0"] * 3

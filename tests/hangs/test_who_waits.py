@@ -26,11 +26,6 @@ handler.addFilter(plain)
 logging.getLogger().addHandler(handler)
 """
 )
-#: Of a loop that does not answer: each way to ask it.
-WAYS = {
-    "part": "async with eventloop(): pass  # it asks here",
-    "call": "exec_in_eventloop(int)  # it asks here",
-}
 
 
 def line_of(source: str, text: str) -> str:
@@ -48,9 +43,15 @@ def run(program: str) -> tuple[str, list[str], list[str]]:
     return source, child.stdout.splitlines(), child.stderr.splitlines()
 
 
-@pytest.mark.parametrize("pool", ["WorkerPool(2)", "ThreadPoolExecutor(2)"])
-@pytest.mark.parametrize("way", WAYS)
-def test_a_lock_that_the_worker_holds_is_told(way: str, pool: str) -> None:
+@pytest.mark.parametrize(
+    ("pool", "asks"),
+    [
+        ("WorkerPool(2)", "async with eventloop(): pass"),
+        ("ThreadPoolExecutor(2)", "exec_in_eventloop(int)"),
+    ],
+    ids=["part", "call"],
+)
+def test_a_lock_that_the_worker_holds_is_told(pool: str, asks: str) -> None:
     """Once, with the line that asks and the line at which the loop stands; then all go on."""
     source, out, err = run(f"""
 lock = threading.Lock()
@@ -61,7 +62,7 @@ async def body():
         with lock:
             asked.set()
             wait_until(lambda: stands)
-            {WAYS[way]}
+            {asks}  # it asks here
         say("done")
 
 stands = []
@@ -153,45 +154,34 @@ asyncio.run(main())
     assert not out
 
 
-def test_a_submit_that_blocks_the_loop_is_told() -> None:
-    """A bounded pool: the loop waits in ``submit`` for the worker that waits for the loop."""
+def test_neither_a_loop_that_looks_nor_a_cancellation_is_told_however_long_it_takes() -> None:
+    """A part and a call take long; a body and a call go on for long when they are cancelled.
+
+    The loop goes on, too: that is not its end.
+    """
     _, out, err = run("""
-room = threading.Semaphore(1)
+def work():
+    time.sleep(LIMIT * 4)
 
-class Bounded(ThreadPoolExecutor):
-    def submit(self, fn, /, *args, **kwargs):
-        room.acquire(timeout=LIMIT * 4)  # it stands here
-        future = super().submit(fn, *args, **kwargs)
-        future.add_done_callback(lambda _: room.release())
-        return future
+async def body():
+    async with threadpool():
+        work()
 
-async def job(pool):
-    async with threadpool(pool):
-        time.sleep(0.05)
-        async with eventloop():
-            pass
+async def call():
+    await exec_in_executor(None, work)
 
 async def main():
-    with Bounded(1) as pool:
-        await asyncio.gather(job(pool), job(pool))
-
-asyncio.run(main())
-""")
-    warning = next(line for line in out if "does not answer" in line)
-    assert "the thread of the loop stands at" in warning
-    assert not err
-
-
-def test_a_loop_that_looks_is_not_told_however_long_it_takes() -> None:
-    """A part and a call that take long are no warning."""
-    _, out, err = run("""
-async def body():
+    tasks = [asyncio.create_task(body()), asyncio.create_task(call())]
     async with threadpool():
         async with eventloop():
             await asyncio.sleep(LIMIT * 2)
+        for task in tasks:
+            exec_in_eventloop(task.cancel)
         exec_in_eventloop(asyncio.sleep, LIMIT * 2)
+    await asyncio.wait(tasks)
+    await asyncio.sleep(LIMIT)
 
-asyncio.run(body())
+asyncio.run(main())
 """)
     assert (out, err) == ([], [])
 
@@ -199,13 +189,13 @@ asyncio.run(body())
 # --- the end
 
 
-@pytest.mark.parametrize("kind", ["asyncio.run(main())", "uvloop.run(main())"])
-@pytest.mark.parametrize("pool", ["None", "WorkerPool(1)"])
+@pytest.mark.parametrize(
+    ("kind", "pool"), [("asyncio", "None"), ("asyncio", "WorkerPool(1)"), ("uvloop", "None")]
+)
 def test_asyncio_run_that_waits_for_a_body_says_for_which(kind: str, pool: str) -> None:
-    if "uvloop" in kind:
-        pytest.importorskip("uvloop")
+    pytest.importorskip(kind)
     source, out, err = run(f"""
-{"import uvloop" if "uvloop" in kind else ""}
+import {kind}
 
 async def body(seconds):
     async with threadpool({pool}):  # the block
@@ -216,7 +206,7 @@ async def main():
     asyncio.create_task(body(LIMIT * 3), name="slow")
     await asyncio.sleep(0.1)
 
-{kind}
+{kind}.run(main())
 say("over")
 """)
     warning, over = out
@@ -252,34 +242,10 @@ say("over")
     assert (over, err) == ("over", [])
 
 
-def test_a_cancellation_in_the_middle_is_not_the_end() -> None:
-    """A body, and a call, that go on for long after they were cancelled; the loop goes on, too."""
-    _, out, err = run("""
-def work():
-    time.sleep(LIMIT * 4)
-
-async def body():
-    async with threadpool():
-        work()
-
-async def call():
-    await exec_in_executor(None, work)
-
-async def main():
-    tasks = [asyncio.create_task(body()), asyncio.create_task(call())]
-    await asyncio.sleep(0.1)
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-    await asyncio.sleep(LIMIT)
-
-asyncio.run(main())
-""")
-    assert (out, err) == ([], [])
-
-
-@pytest.mark.parametrize("pool", ["WorkerPool(1)", "ThreadPoolExecutor(1)"])
-@pytest.mark.parametrize("seconds", [0.2, 3])
+@pytest.mark.parametrize(
+    ("pool", "seconds"),
+    [("WorkerPool(1)", 3), ("ThreadPoolExecutor(1)", 3), ("ThreadPoolExecutor(1)", 0.2)],
+)
 def test_a_process_that_waits_for_a_body_says_for_which(pool: str, seconds: float) -> None:
     source, out, _ = run(f"""
 from threadhop import exec_in_executor_threading_future
