@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 from helpers.child import run_in_child
-from helpers.loops import LoopKind
+from helpers.loops import LoopKind, on_one_loop
 from helpers.steps import LIMIT
 
 from threadhop import ensure_thread_event_loop, exec_in_executor
@@ -42,27 +42,22 @@ def in_thread(func: Callable[[], T]) -> T:
 # --- one loop for each thread
 
 
-def test_it_is_the_same_loop_in_every_call_and_get_event_loop_finds_it() -> None:
-    def work() -> None:
-        loop = ensure_thread_event_loop()
-        assert isinstance(loop, asyncio.AbstractEventLoop)
-        for _ in range(2):
-            assert ensure_thread_event_loop() is loop
-            assert asyncio.get_event_loop() is loop
-            assert loop.run_until_complete(twice(2)) == 4
-
-    in_thread(work)
-
-
-def test_each_thread_has_its_own() -> None:
+def test_each_thread_has_its_own_which_get_event_loop_finds() -> None:
+    """The same in every call. The function may be the initializer of a pool."""
     barrier = threading.Barrier(2, timeout=LIMIT)
 
     def work() -> asyncio.AbstractEventLoop:
         barrier.wait()
-        return ensure_thread_event_loop()
+        loop = asyncio.get_event_loop()
+        for _ in range(2):
+            assert ensure_thread_event_loop() is loop
+            assert asyncio.get_event_loop() is loop
+            assert loop.run_until_complete(twice(2)) == 4
+        return loop
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(2, initializer=ensure_thread_event_loop) as pool:
         one, other = [future.result(LIMIT) for future in [pool.submit(work) for _ in range(2)]]
+    assert isinstance(one, asyncio.AbstractEventLoop)
     assert one is not other
 
 
@@ -72,16 +67,6 @@ def test_a_running_loop_is_the_one(loops: LoopKind) -> None:
 
     loops.run(main)
     in_thread(lambda: loops.run(main))
-
-
-def test_it_is_an_initializer_for_pools() -> None:
-    """For code that asks for get_event_loop() in plain submissions."""
-
-    def work() -> int:
-        return asyncio.get_event_loop().run_until_complete(twice(4))
-
-    with ThreadPoolExecutor(2, initializer=ensure_thread_event_loop) as pool:
-        assert [pool.submit(work).result(LIMIT) for _ in range(4)] == [8] * 4
 
 
 @pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
@@ -140,41 +125,37 @@ def test_it_opens_nothing_before_it_is_used() -> None:
 
 
 @pytest.mark.skipif(not HAS_PROC, reason="it counts files in /proc/self/fd")
-def test_a_worker_whose_functions_never_ask_holds_no_open_loop(loops: LoopKind) -> None:
+@on_one_loop
+async def test_a_worker_whose_functions_never_ask_holds_no_open_loop() -> None:
     barrier = threading.Barrier(8, timeout=LIMIT)
-
-    async def main() -> None:
-        with ThreadPoolExecutor(8) as pool:
-            await exec_in_executor(pool, int)
-            before = open_files()
-            for _ in range(3):
-                await asyncio.gather(*(exec_in_executor(pool, barrier.wait) for _ in range(8)))
-            assert open_files() == before
-
-    loops.run(main)
+    with ThreadPoolExecutor(8) as pool:
+        await exec_in_executor(pool, int)
+        before = open_files()
+        for _ in range(3):
+            await asyncio.gather(*(exec_in_executor(pool, barrier.wait) for _ in range(8)))
+        assert open_files() == before
 
 
-@pytest.mark.parametrize(("name", "value"), [("debug", True), ("exception_handler", print)])
-def test_what_is_set_before_its_first_use_is_kept(name: str, value: object) -> None:
-    """Nobody need know when it is opened."""
+def test_what_is_set_before_its_first_use_is_kept() -> None:
+    """By a method, or as an attribute. Nobody need know when it is opened."""
 
-    def work() -> None:
-        loop = ensure_thread_event_loop()
-        getattr(loop, f"set_{name}")(value)
-        assert loop.run_until_complete(twice(1)) == 2
-        assert getattr(loop, f"get_{name}")() is value
+    def set_debug(loop: Any) -> object:
+        loop.set_debug(True)
+        loop.run_until_complete(twice(1))
+        return loop.get_debug()
 
-    in_thread(work)
+    def set_handler(loop: Any) -> object:
+        loop.set_exception_handler(print)
+        loop.run_until_complete(twice(1))
+        return loop.get_exception_handler()
 
-
-def test_an_attribute_that_is_set_first_is_kept() -> None:
-    def work() -> None:
-        loop: Any = ensure_thread_event_loop()
+    def set_attribute(loop: Any) -> object:
         loop.slow_callback_duration = 7.0
-        assert loop.run_until_complete(twice(1)) == 2
-        assert loop.slow_callback_duration == 7.0
+        loop.run_until_complete(twice(1))
+        return loop.slow_callback_duration
 
-    in_thread(work)
+    for way, value in (set_debug, True), (set_handler, print), (set_attribute, 7.0):
+        assert in_thread(lambda: way(ensure_thread_event_loop())) == value  # noqa: B023
 
 
 def test_a_loop_that_could_not_be_opened_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,18 +186,7 @@ def test_a_loop_that_could_not_be_opened_is_tried_again(monkeypatch: pytest.Monk
 # --- the end of the thread
 
 
-def test_it_is_closed_when_the_thread_ends_and_the_thread_is_gone() -> None:
-    def work() -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
-        loop = ensure_thread_event_loop()
-        loop.run_until_complete(twice(1))
-        return loop, threading.current_thread()
-
-    loop, thread = in_thread(work)
-    assert loop.is_closed()
-    assert thread not in threading.enumerate()
-
-
-def test_its_tasks_and_async_generators_end_when_the_thread_ends() -> None:
+def test_it_is_closed_and_its_tasks_and_async_generators_end_when_the_thread_ends() -> None:
     """In that thread, and they may await in their cleanup."""
     seen: list[object] = []
 
@@ -238,138 +208,122 @@ def test_its_tasks_and_async_generators_end_when_the_thread_ends() -> None:
         kept.extend((asyncio.create_task(task()), generator()))
         await anext(kept[1])
 
-    def work() -> threading.Thread:
-        ensure_thread_event_loop().run_until_complete(start())
+    def work() -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
+        loop = ensure_thread_event_loop()
+        loop.run_until_complete(start())
         assert not seen
-        return threading.current_thread()
+        return loop, threading.current_thread()
 
     kept: list[Any] = []
-    thread = in_thread(work)
+    loop, thread = in_thread(work)
+    assert loop.is_closed()
+    assert thread not in threading.enumerate()
     assert seen == ["task", thread, "generator", thread]
     assert kept[0].cancelled()
 
 
-def test_a_thread_that_is_not_pythons_has_one() -> None:
-    """C libraries make such threads, as ``_thread`` does. The finalizer closes the loop."""
-    child = run_in_child(
-        """
-        import _thread, asyncio, gc, threading
-        from threadhop import ensure_thread_event_loop
+#: What the programs of child processes begin with.
+_START = """
+import _thread, asyncio, gc, threading
+from concurrent.futures import ThreadPoolExecutor
+from threadhop import ensure_thread_event_loop, exec_in_executor
 
-        async def twice(number):
-            return number * 2
-
-        def work():
-            loop = ensure_thread_event_loop()
-            assert ensure_thread_event_loop() is loop
-            assert loop.run_until_complete(twice(2)) == 4
-            loops.append(loop)
-            done.set()
-
-        loops, done = [], threading.Event()
-        _thread.start_new_thread(work, ())
-        assert done.wait(5)
-        for _ in range(50):
-            if loops[0].is_closed():
-                break
-            gc.collect()
-            threading.Event().wait(0.02)
-        assert loops[0].is_closed()
-        print("done")
-        """,
-        options=["-W", "error"],
-    )
-    assert (child.stdout, child.stderr, child.returncode) == ("done\n", "", 0)
-
-
-#: Ends with a task and a generator of such a loop that are not done.
-_ENDS = """
-    import asyncio
-    from concurrent.futures import ThreadPoolExecutor
-    from threadhop import ensure_thread_event_loop, exec_in_executor
-
-    async def task():
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            print("task")
-
-    async def generator():
-        try:
-            yield
-        finally:
-            print("generator")
-
-    async def work():
-        kept.extend((asyncio.create_task(task()), generator()))
-        await anext(kept[1])
-
-    async def call_worker():
-        await exec_in_executor(pool, work)
-
-    kept, pool = [], ThreadPoolExecutor(1)
-    if {in_main_thread}:
-        loop = ensure_thread_event_loop()
-        assert asyncio.get_event_loop() is loop
-        loop.run_until_complete(work())
-    else:
-        asyncio.run(call_worker())
-    print("ending")
+async def twice(number):
+    return number * 2
 """
 
 
-@pytest.mark.parametrize("in_main_thread", [False, True], ids=["worker", "main-thread"])
-def test_it_is_closed_with_its_tasks_and_generators_when_the_process_ends(
-    in_main_thread: bool,
-) -> None:
-    """Also that of a worker whose pool nobody shut down."""
-    child = run_in_child(
-        _ENDS.format(in_main_thread=in_main_thread), options=["-W", "error", "-X", "dev"]
-    )
-    assert (child.stdout, child.stderr) == ("ending\ntask\ngenerator\n", "")
-    assert child.returncode == 0
+def run_strictly(program: str) -> str:
+    """Run it in a child process, which must end well and warn of nothing; return its output."""
+    child = run_in_child(_START + program, options=["-W", "error", "-X", "dev"])
+    assert (child.stderr, child.returncode) == ("", 0)
+    return child.stdout
+
+
+def test_a_thread_that_is_not_pythons_has_one() -> None:
+    """C libraries make such threads, as ``_thread`` does. The finalizer closes the loop."""
+    out = run_strictly("""
+def work():
+    loop = ensure_thread_event_loop()
+    assert ensure_thread_event_loop() is loop
+    assert loop.run_until_complete(twice(2)) == 4
+    loops.append(loop)
+    done.set()
+
+loops, done = [], threading.Event()
+_thread.start_new_thread(work, ())
+assert done.wait(5)
+for _ in range(50):
+    if loops[0].is_closed():
+        break
+    gc.collect()
+    threading.Event().wait(0.02)
+assert loops[0].is_closed()
+print("done")
+""")
+    assert out == "done\n"
+
+
+def test_it_is_closed_with_its_tasks_and_generators_when_the_process_ends() -> None:
+    """That of a worker, although nobody shut its pool down; and that of the main thread."""
+    out = run_strictly("""
+async def task(name):
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        print("task", name)
+
+async def generator(name):
+    try:
+        yield
+    finally:
+        print("generator", name)
+
+async def work(name):
+    kept.extend((asyncio.create_task(task(name)), generator(name)))
+    await anext(kept[-1])
+
+async def call_worker():
+    await exec_in_executor(pool, work, "worker")
+
+kept, pool = [], ThreadPoolExecutor(1)
+asyncio.run(call_worker())
+loop = ensure_thread_event_loop()
+assert asyncio.get_event_loop() is loop
+loop.run_until_complete(work("main"))
+print("ending")
+""")
+    assert out == "ending\ntask worker\ngenerator worker\ntask main\ngenerator main\n"
 
 
 # --- the loops of the user
 
-_RESPECTS = """
-    import asyncio, threading
-    from threadhop import ensure_thread_event_loop
 
-    async def twice(number):
-        return number * 2
+def test_a_current_loop_of_the_users_stays_the_current_one() -> None:
+    """In any thread. Ours is another one: nobody closes, or runs, what the user made."""
+    out = run_strictly("""
+def work():
+    users = asyncio.new_event_loop()
+    asyncio.set_event_loop(users)
+    ours = ensure_thread_event_loop()
+    assert ours is not users
+    assert asyncio.get_event_loop() is users, "taken away"
+    assert ours.run_until_complete(twice(1)) == 2
+    assert asyncio.get_event_loop() is users, "taken away by its use"
+    asyncio.set_event_loop(None)
+    users.close()
+    print("respected")
 
-    def work():
-        users = asyncio.new_event_loop()
-        asyncio.set_event_loop(users)
-        ours = ensure_thread_event_loop()
-        assert ours is not users
-        assert asyncio.get_event_loop() is users, "taken away"
-        assert ours.run_until_complete(twice(1)) == 2
-        assert asyncio.get_event_loop() is users, "taken away by its use"
-        asyncio.set_event_loop(None)
-        users.close()
-        print("respected")
-
-    if {in_main_thread}:
-        work()
-    else:
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-"""
+work()
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+""")
+    assert out == "respected\n" * 2
 
 
-@pytest.mark.parametrize("in_main_thread", [False, True], ids=["thread", "main-thread"])
-def test_a_current_loop_of_the_users_stays_the_current_one(in_main_thread: bool) -> None:
-    """And ours is another one: nobody closes, or runs, what the user made."""
-    child = run_in_child(
-        _RESPECTS.format(in_main_thread=in_main_thread), options=["-W", "error", "-X", "dev"]
-    )
-    assert (child.stdout, child.stderr, child.returncode) == ("respected\n", "", 0)
-
-
-def test_a_loop_that_the_user_set_later_stays_the_current_one(loops: LoopKind) -> None:
+@on_one_loop
+async def test_a_loop_that_the_user_set_later_stays_the_current_one() -> None:
     """From one call to the next, too."""
     users: list[asyncio.AbstractEventLoop] = []
 
@@ -381,15 +335,12 @@ def test_a_loop_that_the_user_set_later_stays_the_current_one(loops: LoopKind) -
         asyncio.set_event_loop(None)
         users[0].close()
 
-    async def main() -> None:
-        with ThreadPoolExecutor(1) as pool:
-            await exec_in_executor(pool, set_it)
-            assert await exec_in_executor(pool, asyncio.get_event_loop) is users[0]
-            assert await exec_in_executor(pool, twice, 1) == 2
-            assert await exec_in_executor(pool, asyncio.get_event_loop) is users[0]
-            await exec_in_executor(pool, unset_it)
-
-    loops.run(main)
+    with ThreadPoolExecutor(1) as pool:
+        await exec_in_executor(pool, set_it)
+        assert await exec_in_executor(pool, asyncio.get_event_loop) is users[0]
+        assert await exec_in_executor(pool, twice, 1) == 2
+        assert await exec_in_executor(pool, asyncio.get_event_loop) is users[0]
+        await exec_in_executor(pool, unset_it)
 
 
 def test_get_event_loop_works_again_after_an_asyncio_run() -> None:
