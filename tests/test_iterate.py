@@ -421,22 +421,6 @@ async def test_forgotten_after_a_break_it_is_closed_by_the_loop(pool: WorkerPool
     source.assert_closed_on_its_worker()
 
 
-@on_one_loop
-async def test_the_error_of_an_item_that_nobody_took_is_dropped(pool: WorkerPool) -> None:
-    """Nobody has asked for it: without the read-ahead it would not have come to it."""
-
-    def source() -> Iterator[int]:
-        yield 1
-        gate.reached.set()
-        raise OopsError
-
-    gate = Gate()
-    items = iterate_in_executor(pool, source)
-    assert await anext(items) == 1
-    await until(gate.reached.is_set)
-    await items.aclose()
-
-
 @pytest.mark.parametrize("cancelled", ["never", "in next()", "in close()"])
 @on_every_loop
 async def test_a_source_that_blocks_is_told_and_closed_before_its_task_goes_on(

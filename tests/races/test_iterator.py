@@ -184,41 +184,12 @@ def test_a_consumer_that_ctrl_c_kept_from_telling_is_missed(
     loop.close()
 
 
+@pytest.mark.parametrize("has_ended", [True, False])
 @on_one_loop
-async def test_closed_while_it_reads_the_item_is_dropped_and_next_is_called_no_more(
-    pool: WorkerPool,
+async def test_closed_when_next_has_raised_the_error_is_dropped(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch, has_ended: bool
 ) -> None:
-    """1. the worker is in ``next()``; 2. the task closes, and waits; 3. ``next()`` returns."""
-    gate, steps = Gate(), []
-
-    class Slow:
-        def __iter__(self) -> Slow:
-            return self
-
-        def __next__(self) -> int:
-            steps.append("next")
-            if len(steps) == 2:
-                gate.stop_here()
-            return len(steps)
-
-        def close(self) -> None:
-            steps.append("close")
-
-    items = iterate_in_executor(pool, Slow())
-    assert await anext(items) == 1
-    await until(gate.reached.is_set)
-    closing = asyncio.ensure_future(items.aclose())
-    await turns()
-    gate.open()
-    await closing
-    assert steps == ["next", "next", "close"]
-
-
-@on_one_loop
-async def test_closed_while_the_error_is_on_its_way_it_ends_once(
-    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """1. ``next()`` has raised; 2. the task closes; 3. the worker says that it has ended."""
+    """Nobody has asked for that item. The worker says that it has ended before, or after that."""
     gate = Gate()
 
     def source() -> Iterator[int]:
@@ -229,9 +200,12 @@ async def test_closed_while_the_error_is_on_its_way_it_ends_once(
     items = iterate_in_executor(pool, source)
     assert await anext(items) == 0
     await until(gate.reached.is_set)
+    if has_ended:
+        gate.open()
+        pool.submit(str).result(LIMIT)
     closing = asyncio.ensure_future(items.aclose())
     await turns()
-    assert not closing.done()
+    assert closing.done() == has_ended
     gate.open()
     await closing
 
