@@ -289,9 +289,7 @@ async def fails_later() -> None:
 
 @pytest.mark.parametrize("stands", ["around", "inside"])
 @pytest.mark.parametrize("fails", ["at its end", "in its body"])
-def test_a_child_of_a_group_that_fails_is_no_cancellation(
-    current_task_loops: LoopKind, stands: str, fails: str
-) -> None:
+def test_a_child_of_a_group_that_fails_is_no_cancellation(stands: str, fails: str) -> None:
     """A group cancels its own body, and uncancels.
 
     At its end, where the group waits for its children, a TaskGroup of 3.11 and 3.12 leaves
@@ -316,6 +314,6 @@ def test_a_child_of_a_group_that_fails_is_no_cancellation(
 
     if stands == "around" and fails == "at its end" and sys.version_info < (3, 13):
         with pytest.raises(asyncio.CancelledError, match=r"cancellation_guard\(\)"):
-            current_task_loops.run(main)
+            asyncio.run(main())
     else:
-        current_task_loops.run(main)
+        asyncio.run(main())

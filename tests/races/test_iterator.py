@@ -269,24 +269,6 @@ async def test_a_worker_and_a_cancellation_that_come_together_agree() -> None:
     assert len(closed) == len(opened)
 
 
-@on_one_loop
-async def test_an_executor_that_is_shut_down_while_the_worker_waits_waits_for_the_end(
-    executor_class: type[ThreadPoolExecutor],
-) -> None:
-    """As for a block: what has begun goes on, and the items are all there."""
-    closed: list[int] = []
-    pool = executor_class(1)
-    items = iterate_in_executor(pool, numbers, 200, closed, buffersize=4)
-    taken = [await anext(items)]
-    thread = threading.Thread(target=pool.shutdown)
-    thread.start()
-    taken += await collect(items)
-    assert taken == list(range(200))
-    thread.join(LIMIT)
-    assert not thread.is_alive()
-    assert len(closed) == 1
-
-
 @on_every_loop
 async def test_dropped_and_cancelled_at_once_one_of_the_two_comes() -> None:
     """1. the executor drops the job; 2. before the task hears of it, somebody cancels it."""
