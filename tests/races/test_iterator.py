@@ -243,30 +243,38 @@ async def test_cancelled_when_the_last_item_has_been_delivered_it_is_cancelled(
     assert len(closed) == 1
 
 
+@pytest.mark.parametrize("first", ["worker", "task"])
 @on_one_loop
-async def test_a_worker_and_a_cancellation_that_come_together_agree() -> None:
-    """The one that claims the job has it: the source is closed, or has never begun.
-
-    Many rounds stand for a forced order.
-    """
+async def test_of_a_worker_and_a_cancellation_that_come_together_the_first_has_the_job(
+    monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """The source is closed, or has never begun."""
     opened: list[int] = []
     closed: list[int] = []
+    gate, executor = Gate(), HeldExecutor()
 
     def source() -> Iterator[int]:
         opened.append(here())
         yield from numbers(9**9, closed)
 
-    for round_ in range(60):
-        executor = HeldExecutor()
-        task = asyncio.ensure_future(collect(iterate_in_executor(executor, source)))
-        await until(lambda: executor.jobs)  # noqa: B023
+    def let_it_begin(job: IteratorJob) -> None:
         executor.start()
-        await turns(round_ % 3)
-        task.cancel()
-        await until(task.done)
-        assert task.cancelled()
-        executor.shutdown()
-    assert len(closed) == len(opened)
+        wait_until(lambda: job.claimed)
+
+    task = asyncio.ensure_future(collect(iterate_in_executor(executor, source)))
+    await until(lambda: executor.jobs)
+    if first == "worker":
+        act_before(monkeypatch, "try_cancel", let_it_begin)
+    else:
+        act_before(monkeypatch, "__call__", lambda job: gate.stop_here())
+        executor.start()
+        await until(gate.reached.is_set)
+    task.cancel()
+    await until(task.done)
+    assert task.cancelled()
+    gate.open()
+    executor.shutdown()
+    assert len(opened) == len(closed) == (first == "worker")
 
 
 @on_every_loop
