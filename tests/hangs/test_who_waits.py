@@ -172,11 +172,12 @@ async def call():
 
 async def main():
     tasks = [asyncio.create_task(body()), asyncio.create_task(call())]
+    await asyncio.sleep(0.1)
+    for task in tasks:
+        task.cancel()
     async with threadpool():
         async with eventloop():
             await asyncio.sleep(LIMIT * 2)
-        for task in tasks:
-            exec_in_eventloop(task.cancel)
         exec_in_eventloop(asyncio.sleep, LIMIT * 2)
     await asyncio.wait(tasks)
     await asyncio.sleep(LIMIT)
