@@ -57,9 +57,15 @@ def states(executor: Executor) -> list[tuple[str, str]]:
 
 
 async def until_states(executor: Executor, *wanted: tuple[str, str]) -> list[Hop]:
-    """In any order: hops of one moment are."""
-    await until(lambda: sorted(states(executor)) == sorted(wanted))
-    return of(executor)
+    """In any order: hops of one moment are. (To ask takes long on PyPy: no second time.)"""
+    found: list[Hop] = []
+
+    def are_there() -> bool:
+        found[:] = of(executor)
+        return sorted((hop.what, hop.state) for hop in found) == sorted(wanted)
+
+    await until(are_there)
+    return found
 
 
 async def named(name: str, func: Callable[..., Any], *args: Any) -> asyncio.Task[Any]:
