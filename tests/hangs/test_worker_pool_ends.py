@@ -16,9 +16,10 @@ START = (
 import atexit, os, sys, threading, time, warnings
 from threadhop import WorkerPool, _lifetime, eventloop, threadpool
 
+# Forking a process with threads is what this is about.
+warnings.simplefilter("ignore", DeprecationWarning)
+
 def child_of_fork(main):
-    # Forking a process with threads is what this is about.
-    warnings.simplefilter("ignore", DeprecationWarning)
     pid = os.fork()
     if not pid:
         status = 1
@@ -51,34 +52,56 @@ def lines(source: str) -> list[str]:
 # the end of the process
 
 
-def test_a_process_with_an_idle_pool_ends_at_once() -> None:
-    assert lines("""
+def test_idle_workers_do_not_hold_up_the_end_of_the_process_and_what_is_queued_is_done() -> None:
+    """Neither those that are parked, nor those in the reserve, nor those of a pool that was thrown
+    away, nor those that a daemon thread uses. Those are daemons, as in the standard library."""
+    said = lines("""
 pool, unused = WorkerPool(4), WorkerPool(4)
 list(pool.map(str, range(100)))
-wait_until(lambda: pool.statistics().busy == 0)
+
+small = WorkerPool(1, max_threads=2)
+away, come = threading.Event(), threading.Event()
+def trip():
+    small.away("job")
+    away.set()
+    come.wait(8)
+    small.back("job")
+    go.wait(8)
+small.submit(trip)
+away.wait(8)
+small.submit(int).result()
+wait_until(lambda: small.statistics().idle == 1)
+come.set()
+wait_until(lambda: len(small._workers._spare) == 1)
+go.set()
+
+def use():
+    pool = WorkerPool(1)
+    say(pool.submit(lambda: threading.current_thread().daemon).result(8))
+    pool.submit(lambda: (wait_until(_lifetime.is_ending), say("thrown away")))
+thread = threading.Thread(target=use, daemon=True)
+thread.start()
+thread.join()
+
+for executor in (pool, small):
+    wait_until(lambda: executor.statistics().busy == 0)
 say("end")
 began = time.monotonic()
 atexit.register(lambda: say(time.monotonic() - began < 5, threading.active_count()))
-    """) == ["end", "True 1"]
+    """)
+    assert said == ["True", "end", "thrown away", "True 1"]
 
 
-def test_what_is_queued_is_done_before_the_process_ends() -> None:
+def test_what_is_queued_is_done_in_its_order_before_the_process_ends() -> None:
     assert lines("""
 pool = WorkerPool(1)
 view = pool.limited(1)
-pool.submit(go.wait, 8)
+pool.submit(wait_until, _lifetime.is_ending)
 for number in range(3):
     pool.submit(say, "job", number)
     view.submit(say, "view", number)
-threading.Timer(0.1, go.set).start()
 say("end")
     """) == ["end", "job 0", "view 0", "job 1", "job 2", "view 1", "view 2"]
-
-
-def test_a_pool_that_is_thrown_away_does_what_is_queued_before_the_process_ends() -> None:
-    assert lines("""
-WorkerPool(1).submit(say, "job")
-    """) == ["job"]
 
 
 def test_a_job_that_is_put_at_the_end_of_the_process_is_refused() -> None:
@@ -125,49 +148,27 @@ pool.submit(arrived.set)
     """) == ["as it should True"]
 
 
-def test_workers_in_the_reserve_do_not_hold_up_the_end_of_the_process() -> None:
-    assert lines("""
-pool = WorkerPool(1, max_threads=2)
-away, come = threading.Event(), threading.Event()
-
-def trip():
-    pool.away("job")
-    away.set()
-    come.wait(8)
-    pool.back("job")
-    go.wait(8)
-
-pool.submit(trip)
-away.wait(8)
-pool.submit(int).result()
-wait_until(lambda: pool.statistics().idle == 1)
-come.set()
-wait_until(lambda: len(pool._workers._spare) == 1)
-go.set()
-say("end")
-    """) == ["end"]
-
-
-@pytest.mark.parametrize("executor", ["pool", "pool.limited(1)"])
-def test_a_process_ends_while_a_worker_is_away_on_a_stopped_loop(executor: str) -> None:
+def test_a_process_ends_while_a_worker_is_away_on_a_stopped_loop() -> None:
     """Jobs that waited for its place are done."""
-    program = """
-pool = WorkerPool(1, max_threads=2)
-
-async def part():
-    async with threadpool(EXECUTOR):
+    child = run_in_child(
+        START
+        + """
+async def part(executor):
+    async with threadpool(executor):
         async with eventloop():
             await asyncio.Event().wait()
 
 loop = asyncio.new_event_loop()
-task = loop.create_task(part())
-loop.run_until_complete(until(lambda: pool.statistics().away))
-pool.submit(say, "a job")
+pools = [WorkerPool(1, max_threads=2) for _ in range(2)]
+tasks = [loop.create_task(part(executor)) for executor in (pools[0], pools[1].limited(1))]
+for pool in pools:
+    loop.run_until_complete(until(lambda: pool.statistics().away))
+    pool.submit(say, "a job")
 say("main ends")
 """
-    child = run_in_child(START + program.replace("EXECUTOR", executor))
+    )
     assert child.returncode == 0, child.stderr
-    assert sorted(child.stdout.splitlines()) == ["a job", "main ends"]
+    assert sorted(child.stdout.splitlines()) == ["a job", "a job", "main ends"]
 
 
 def test_the_end_of_a_process_waits_for_tasks_whose_loop_runs_in_a_thread() -> None:
@@ -197,23 +198,42 @@ say("main ends")
 
 
 @forks
-def test_a_pool_works_in_the_child_of_a_fork() -> None:
-    """The child has threads of its own. The parent does the jobs that were queued, once."""
+def test_pools_work_in_the_child_of_a_fork() -> None:
+    """The child has threads of its own, and nothing waits there, also where the lock was held at
+    the fork, and where the queue has a limit. A pool that was shut down stays so. The parent does
+    the jobs that were queued, once."""
     assert lines("""
-pool = WorkerPool(2)
-view = pool.limited(1)
-for _ in range(2):
-    pool.submit(go.wait, 8)
-queued = [pool.submit(lambda: "queued in the parent"), view.submit(lambda: "and in a view")]
-parent = threading.active_count()
+pool, counted, ended = WorkerPool(2), WorkerPool(1, max_queued=1), WorkerPool(1)
+views = pool.limited(1), counted.limited(1, max_queued=1)
+for executor in (pool, pool, counted):
+    executor.submit(go.wait, 8)
+queued = [pool.submit(lambda: "queued in the parent"), views[0].submit(lambda: "and in a view")]
+views[1].submit(int)
+ended.submit(int).result(8)
+ended.shutdown()
+
+held, locked = threading.Event(), WorkerPool(2)
+locked.submit(int).result(8)
+def hold():
+    with locked._workers._lock:
+        held.set()
+        go.wait(8)
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait(8)
 
 def main():
     say(tuple(pool.statistics()), len(pool._threads))
-    say(pool.submit(pow, 2, 3).result(8), view.submit(pow, 2, 4).result(8))
+    for executor in (pool, *views, counted, locked):
+        assert executor.submit(pow, 2, 3).result(8) == 8
     assert [list(pool.map(abs, [-1, -2])) for _ in range(50)]
     say(len(pool._threads) <= 2)
-    view.shutdown()
-    pool.shutdown()
+    for executor in (*views, pool, counted, locked, ended):
+        executor.shutdown()
+    try:
+        ended.submit(int)
+    except RuntimeError as error:
+        say(error)
     say("threads", threading.active_count())
 
 child_of_fork(main)
@@ -222,8 +242,8 @@ for future in queued:
     say(future.result(8))
     """) == [
         "(2, 0, 0, 0, 0) 0",
-        "8 16",
         "True",
+        "cannot schedule new futures after shutdown",
         "threads 1",
         "child 0",
         "queued in the parent",
@@ -232,64 +252,9 @@ for future in queued:
 
 
 @forks
-def test_a_pool_works_in_the_child_although_its_lock_was_held_at_the_fork() -> None:
-    assert lines("""
-pool = WorkerPool(2)
-pool.submit(int).result(8)
-held = threading.Event()
-
-def hold():
-    with pool._workers._lock:
-        held.set()
-        go.wait(8)
-
-thread = threading.Thread(target=hold)
-thread.start()
-held.wait(8)
-child_of_fork(lambda: say(pool.submit(pow, 2, 3).result(8), pool.shutdown()))
-go.set()
-thread.join()
-    """) == ["8 None", "child 0"]
-
-
-@forks
-def test_a_process_that_forks_with_idle_threads_ends_and_so_does_its_child() -> None:
-    """The child by itself: it joins no thread of the parent."""
-    assert lines("""
-warnings.simplefilter("ignore", DeprecationWarning)
-pool = WorkerPool(3)
-list(pool.map(str, range(100)))
-wait_until(lambda: pool.statistics().busy == 0)
-pid = os.fork()
-if pid:
-    _, status = os.waitpid(pid, 0)
-    say("child", os.waitstatus_to_exitcode(status))
-else:
-    say(pool.submit(pow, 2, 3).result(8))
-    """) == ["8", "child 0"]
-
-
-@forks
-def test_a_pool_that_was_shut_down_stays_so_in_the_child() -> None:
-    assert lines("""
-pool = WorkerPool(1)
-pool.submit(int).result(8)
-pool.shutdown()
-
-def main():
-    pool.shutdown()
-    try:
-        pool.submit(int)
-    except RuntimeError as error:
-        say(error)
-
-child_of_fork(main)
-    """) == ["cannot schedule new futures after shutdown", "child 0"]
-
-
-@forks
-def test_a_job_may_fork_and_use_its_pool_in_the_child() -> None:
-    """The worker that forked is there, and has its place."""
+def test_a_job_may_fork_and_so_may_a_process_with_idle_threads() -> None:
+    """The worker that forked is there in its child, and has its place. The other child ends by
+    itself: it joins no thread of the parent."""
     assert lines("""
 pool = WorkerPool(2, max_threads=4)
 
@@ -301,7 +266,15 @@ def main():
     say(len(pool._threads))
 
 pool.submit(child_of_fork, main).result(8)
-    """) == ["(2, 1, 0, 0, 0) 1", "8", "2", "child 0"]
+list(pool.map(str, range(100)))
+wait_until(lambda: pool.statistics().busy == 0)
+pid = os.fork()
+if pid:
+    _, status = os.waitpid(pid, 0)
+    say("child", os.waitstatus_to_exitcode(status))
+else:
+    say(pool.submit(pow, 2, 4).result(8))
+    """) == ["(2, 1, 0, 0, 0) 1", "8", "2", "child 0", "16", "child 0"]
 
 
 @forks
@@ -358,20 +331,7 @@ asyncio.run(main())
     """) == ["there", "child 0", "away runs waits"]
 
 
-# subinterpreters and daemon threads
-
-
-def test_workers_of_a_pool_that_a_daemon_thread_uses_are_daemons() -> None:
-    """As in the standard library. The process ends all the same, with what they do done."""
-    assert lines("""
-pool = WorkerPool(1)
-def use():
-    say(pool.submit(lambda: threading.current_thread().daemon).result(8))
-    pool.submit(lambda: (time.sleep(0.1), say("done")))
-thread = threading.Thread(target=use, daemon=True)
-thread.start()
-thread.join()
-    """) == ["True", "done"]
+# subinterpreters
 
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="interpreters are new in Python 3.14")
