@@ -10,9 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
+import pytest
 from helpers.steps import LIMIT, Gate
 
-from threadhop import WorkerPool
+from threadhop import PoolBusy, WorkerPool
 from threadhop._pool._permits import _pop_and_call
 
 
@@ -28,6 +29,33 @@ def nothing() -> None:
 def cannot_start(thread: threading.Thread) -> None:
     """In the place of ``Thread.start``."""
     raise RuntimeError("can't start new thread")
+
+
+def before(
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
+    act: Callable[[], object],
+    when: Callable[..., object] = lambda *_: True,
+) -> None:
+    """Have *act* called before *owner* does *name*, once: the next time, or the next one *when*."""
+    original, acts = getattr(owner, name), iter([act])
+
+    def lie(*args: Any) -> Any:
+        if when(*args):
+            for act in acts:
+                act()
+        return original(*args)
+
+    monkeypatch.setattr(owner, name, lie)
+
+
+def takes(executor: Any, jobs: int = 0) -> list[Future[int]]:
+    """It takes that many more jobs, and refuses one more."""
+    taken = [executor.submit(int) for _ in range(jobs)]
+    with pytest.raises(PoolBusy):
+        executor.submit(int)
+    return taken
 
 
 class Told:
@@ -102,39 +130,6 @@ class Booked(Told):
 
     def call_submit(self) -> None:
         self.executor.submit(self)
-
-
-class LyingLock:
-    """Stops workers before they get the lock of a pool's threads, once for each ``stop_next``."""
-
-    def __init__(self, pool: WorkerPool) -> None:
-        self._lock = pool._workers._lock
-        self.stops: deque[Gate] = deque()
-        self.thread = threading.get_ident()
-        pool._workers._lock = self  # type: ignore[assignment]
-
-    def stop_next(self) -> Gate:
-        self.stops.append(Gate())
-        return self.stops[-1]
-
-    def acquire(self, blocking: bool = True) -> bool:
-        if threading.get_ident() != self.thread:
-            try:
-                gate = self.stops.popleft()
-            except IndexError:
-                pass
-            else:
-                gate.stop_here()
-        return self._lock.acquire(blocking)
-
-    def release(self) -> None:
-        self._lock.release()
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *error: object) -> None:
-        self.release()
 
 
 class LyingDeque(deque[Any]):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
 from helpers.pool_jobs import (
     LyingDeque,
-    LyingLock,
     Told,
     Traveller,
+    before,
     lie_about_idle,
     lie_about_waiting,
 )
@@ -48,17 +50,14 @@ def test_a_job_whose_worker_is_woken_by_another_one_gets_a_worker_of_its_own(
     with WorkerPool(2) as pool:
         pool.submit(int).result(LIMIT)
         wait_until(lambda: pool.statistics().idle == 1)
-        wake = pool._workers._wake_idle
         meeting = threading.Barrier(2)
-        futures = []
+        futures: list[Any] = []
 
-        def late() -> object:
-            monkeypatch.undo()
+        def put() -> None:
             futures.append(pool.submit(meeting.wait, LIMIT))
-            return wake()
 
-        monkeypatch.setattr(pool._workers, "_wake_idle", late)
-        futures.append(pool.submit(meeting.wait, LIMIT))
+        before(monkeypatch, pool._workers, "_wake_idle", put)
+        put()
         for future in futures:
             future.result(LIMIT)
 
@@ -67,15 +66,16 @@ def test_a_job_whose_worker_is_woken_by_another_one_gets_a_worker_of_its_own(
 
 
 @pytest.mark.parametrize("idle_timeout", [0, SOON])
-def test_a_worker_that_is_woken_just_when_it_gives_up_does_the_job(idle_timeout: float) -> None:
+def test_a_worker_that_is_woken_just_when_it_gives_up_does_the_job(
+    idle_timeout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """1 its time is over, 2 put wakes it, 3 it looks whether it is still parked."""
+    gate, job = Gate(), Told()
     with WorkerPool(1, max_threads=2, idle_timeout=idle_timeout) as pool:
-        lock = LyingLock(pool)
-        gate = lock.stop_next()
+        before(monkeypatch, pool._workers, "_cancel_park", gate.stop_here)
         pool.put(Told())
         assert gate.reached.wait(LIMIT)
         assert len(pool._workers._idle) == 1
-        job = Told()
         pool.put(job)
         assert len(pool._workers._idle) == 0
         gate.open()
@@ -83,59 +83,52 @@ def test_a_worker_that_is_woken_just_when_it_gives_up_does_the_job(idle_timeout:
 
 
 @pytest.mark.parametrize("idle_timeout", [0, SOON])
-def test_a_worker_does_not_leave_a_job_behind_that_came_after_it_gave_up(
-    idle_timeout: float,
+def test_a_worker_that_is_about_to_leave_stays_for_a_job_that_came(
+    idle_timeout: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """1 it is parked no more, 2 put finds nobody parked and no free place, 3 it wants to leave."""
+    """1 it was idle for too long, 2 put finds nobody idle and no permit free, 3 it looks."""
     with WorkerPool(1, max_threads=2, idle_timeout=idle_timeout) as pool:
-        lock = LyingLock(pool)
-        lock.stop_next().open()  # parked no more
-        leaves = lock.stop_next()
-        pool.put(Told())
-        assert leaves.reached.wait(LIMIT)
-        job = Told()
-        pool.put(job)
-        leaves.open()
-        assert job.wait().runs == 1
+        found: list[Any] = []
 
+        def put() -> None:
+            found.append(threading.current_thread())
+            found.append(pool.submit(threading.current_thread))
 
-@pytest.mark.parametrize("idle_timeout", [0, 0.0001])
-def test_workers_that_leave_and_jobs_that_come_never_miss_each_other(idle_timeout: float) -> None:
-    with WorkerPool(2, idle_timeout=idle_timeout) as pool:
-        for _ in range(1000):
-            job = Told()
-            pool.put(job)
-            job.wait()
-        wait_until(lambda: not pool._threads)
-        assert pool.statistics() == (2, 0, 0, 0, 0)
+        before(monkeypatch, pool._workers, "_leave", put)
+        pool.submit(int).result(LIMIT)
+        wait_until(lambda: len(found) == 2)
+        assert found[1].result(LIMIT) is found[0]
 
 
 # shutdown and put
 
 
-def test_a_job_that_comes_after_the_last_worker_has_left_is_refused() -> None:
-    """1 put is allowed, 2 the pool is shut down and its workers leave, 3 the job is there."""
+@pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
+@pytest.mark.parametrize(
+    ("comes_to", "closes"), [("pool", "pool"), ("view", "pool"), ("view", "view")]
+)
+def test_a_job_that_comes_to_what_has_just_been_shut_down_is_refused(
+    comes_to: str, closes: str, is_busy: bool
+) -> None:
+    """1 put is allowed, 2 a shutdown drops what waits, or the last worker leaves, 3 the job."""
     pool = WorkerPool(1)
-    waiting = lie_about_waiting(pool)
+    executors: dict[str, Any] = {"pool": pool, "view": pool.limited(1)}
+    executor = executors[comes_to]
+    if comes_to == "pool":
+        waiting = lie_about_waiting(pool)
+    else:
+        waiting = executor._limiter._waiting = LyingDeque()
     pool.submit(int).result(LIMIT)
-    waiting.before_append = pool.shutdown
     job = Told()
-    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
-        pool.put(job)
-    assert (job.runs, job.errors) == (0, [])
-    assert pool.statistics() == (1, 0, 0, 0, 0)
-
-
-def test_a_job_that_comes_to_a_busy_pool_that_is_shut_down_meanwhile_is_refused() -> None:
-    pool = WorkerPool(1)
-    waiting = lie_about_waiting(pool)
-    with busy(pool):
-        waiting.before_append = lambda: pool.shutdown(wait=False, cancel_futures=True)
-        job = Told()
-        with pytest.raises(RuntimeError):
-            pool.put(job)
+    with busy(executor) if is_busy else nullcontext():
+        waiting.before_append = partial(
+            executors[closes].shutdown, wait=not is_busy, cancel_futures=is_busy
+        )
+        with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+            executor.put(job)
     pool.shutdown()
     assert (job.runs, job.errors) == (0, [])
+    assert pool.statistics() == (1, 0, 0, 0, 0)
 
 
 def test_a_job_that_is_dropped_while_it_is_put_is_told_once() -> None:
@@ -182,16 +175,17 @@ def test_a_worker_that_goes_away_while_a_job_comes_leaves_its_place_to_it(moment
         assert len(pool._threads) == 2
 
 
-def test_a_worker_keeps_its_place_when_another_one_has_stepped_back_just_before() -> None:
+def test_a_worker_keeps_its_place_when_another_one_has_stepped_back_just_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """1 A is back, B ends: too many, 2 B wants to step back, 3 A ends and does, 4 B goes on."""
     with WorkerPool(1, max_threads=2) as pool:
-        lock = LyingLock(pool)
-        a, b = Traveller(pool).go_away(), Gate()
+        a, b, steps_back = Traveller(pool).go_away(), Gate(), Gate()
         pool.submit(b.stop_here)
         assert b.reached.wait(LIMIT)
         a.come_back()
         waiting = pool.submit(int)
-        steps_back = lock.stop_next()
+        before(monkeypatch, pool._workers, "_yield_permit", steps_back.stop_here)
         b.open()
         assert steps_back.reached.wait(LIMIT)
         a.finish()
@@ -206,16 +200,8 @@ def test_a_worker_keeps_its_place_when_another_one_has_stepped_back_just_before(
 def test_a_job_that_comes_just_before_a_turn_ends_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     """1 the worker finds no job in the view, 2 put finds no turn free, 3 the turn ends."""
     with WorkerPool(1) as pool:
-        view = pool.limited(1)
-        job = Told()
-        end = view._limiter.end_unless_needed
-
-        def put_and_end(turn: Any) -> bool:
-            monkeypatch.undo()
-            view.put(job)
-            return end(turn)
-
-        monkeypatch.setattr(view._limiter, "end_unless_needed", put_and_end)
+        view, job = pool.limited(1), Told()
+        before(monkeypatch, view._limiter, "end_unless_needed", lambda: view.put(job))
         view.submit(int).result(LIMIT)
         assert job.wait().runs == 1
 
@@ -243,15 +229,12 @@ def test_a_job_that_relied_on_a_turn_which_the_closed_pool_refuses_is_done(
     """1 A takes the one turn, 2 B finds none free, 3 the pool is shut down, 4 it refuses A's."""
     pool = WorkerPool(1)
     view, a, b = pool.limited(1), Told(), Told()
-    put = pool._workers.put
 
-    def close_and_put(turn: Any) -> None:
-        monkeypatch.undo()
+    def put_and_close() -> None:
         view.put(b)
         pool.shutdown(wait=False)
-        put(turn)
 
-    monkeypatch.setattr(pool._workers, "put", close_and_put)
+    before(monkeypatch, pool._workers, "put", put_and_close)
     with pytest.raises(RuntimeError, match="shutdown"):
         view.put(a)
     assert b.wait().runs == 1
@@ -266,14 +249,7 @@ def test_shutdown_of_a_view_waits_for_a_job_that_came_just_before_a_turn_ended(
     gate, ends = Gate(), Gate()
     with WorkerPool(1) as pool:
         view = pool.limited(1)
-        end = view._limiter.end_unless_needed
-
-        def hold(turn: Any) -> bool:
-            monkeypatch.undo()
-            ends.stop_here()
-            return end(turn)
-
-        monkeypatch.setattr(view._limiter, "end_unless_needed", hold)
+        before(monkeypatch, view._limiter, "end_unless_needed", ends.stop_here)
         view.submit(int).result(LIMIT)
         assert ends.reached.wait(LIMIT)
         future = view.submit(gate.stop_here)
@@ -286,38 +262,13 @@ def test_shutdown_of_a_view_waits_for_a_job_that_came_just_before_a_turn_ended(
         assert future.done()
 
 
-@pytest.mark.parametrize("of_view", [False, True], ids=["pool", "view"])
-def test_a_job_that_comes_to_a_full_view_that_is_shut_down_meanwhile_is_refused(
-    of_view: bool,
-) -> None:
-    """1 put is allowed, 2 the view, or its pool, drops what waits, 3 the job is there."""
-    pool = WorkerPool(1)
-    view = pool.limited(1)
-    executor = view if of_view else pool
-    waiting = view._limiter._waiting = LyingDeque()
-    with busy(view):
-        waiting.before_append = lambda: executor.shutdown(wait=False, cancel_futures=True)
-        job = Told()
-        with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
-            view.put(job)
-    pool.shutdown()
-    assert (job.runs, job.errors) == (0, [])
-
-
 def test_a_job_that_comes_to_a_view_while_that_is_shut_down_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """1 put is allowed and finds room, 2 ``shutdown`` finds nothing to wait for, 3 the turn."""
     with WorkerPool(1) as pool:
-        view = pool.limited(1)
-        take_turn = view._limiter._take_turn
-
-        def shut_down_before(*args: Any) -> None:
-            view.shutdown()
-            take_turn(*args)
-
-        monkeypatch.setattr(view._limiter, "_take_turn", shut_down_before)
-        job = Told()
+        view, job = pool.limited(1), Told()
+        before(monkeypatch, view._limiter, "_take_turn", view.shutdown)
         with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
             view.put(job)
     assert (job.runs, job.errors) == (0, [])
@@ -330,38 +281,12 @@ def test_a_signal_handler_may_shut_the_pool_down_while_its_thread_puts_a_job(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In the middle of the start of a thread, under the lock."""
-
-    def start(thread: threading.Thread) -> None:
-        monkeypatch.undo()
-        pool.shutdown(wait=False, cancel_futures=True)
-        thread.start()
-
     with WorkerPool(1) as pool:
-        monkeypatch.setattr(threading.Thread, "start", start)
+        shutdown = partial(pool.shutdown, wait=False, cancel_futures=True)
+        before(monkeypatch, threading.Thread, "start", shutdown)
         job = Told()
         pool.put(job)
         assert (job.runs, job.errors) == (0, [DROPPED])
-
-
-def test_a_worker_that_is_about_to_leave_stays_for_a_job_that_came(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """1 it was idle for too long, 2 put finds nobody idle and no permit free, 3 it looks."""
-    with WorkerPool(1, max_threads=2, idle_timeout=0.01) as pool:
-        cancel_park, threads = pool._workers._cancel_park, []
-
-        def cancel_park_and_put(gate: Any) -> bool:
-            monkeypatch.undo()
-            is_parked_no_more = cancel_park(gate)
-            threads.append(threading.current_thread())
-            futures.append(pool.submit(threading.current_thread))
-            return is_parked_no_more
-
-        futures: list[Any] = []
-        monkeypatch.setattr(pool._workers, "_cancel_park", cancel_park_and_put)
-        pool.submit(int).result(LIMIT)
-        wait_until(lambda: futures)
-        assert futures[0].result(LIMIT) is threads[0]
 
 
 def test_a_job_that_a_finalizer_puts_while_a_worker_leaves_is_done(
@@ -370,14 +295,7 @@ def test_a_job_that_a_finalizer_puts_while_a_worker_leaves_is_done(
     """All threads that there may be seem to be there, and the other one is away."""
     with WorkerPool(2, max_threads=2, idle_timeout=0.01) as pool:
         traveller, job = Traveller(pool).go_away(), Told()
-        unregister = pool._workers._unregister
-
-        def finalizer_and_unregister() -> None:
-            monkeypatch.undo()
-            pool.put(job)
-            unregister()
-
-        monkeypatch.setattr(pool._workers, "_unregister", finalizer_and_unregister)
+        before(monkeypatch, pool._workers, "_unregister", lambda: pool.put(job))
         pool.submit(int).result(LIMIT)
         assert job.wait().runs == 1
         traveller.finish()
@@ -487,6 +405,11 @@ class Storm:
         assert self.pool.statistics() == (self.places, 0, 0, 0, 0)
         if not drops:
             assert all(job.runs == 1 for job in self.taken)
+        if self.max_queued is not None:
+            for limiter in (self.pool._workers, *(view._limiter for view in self.views)):
+                counts: Any = limiter.counts  # type: ignore[union-attr]
+                assert not counts.entries
+                assert not counts.begun
 
 
 @pytest.mark.parametrize("drops", [False, True], ids=["shutdown", "cancel_futures"])
