@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import pytest
 from helpers.interruptions import Interruption
-from helpers.pool_jobs import Told, Traveller
+from helpers.pool_jobs import Told, before, takes
 from helpers.steps import LIMIT, Gate, busy, until, wait_until
 
 from threadhop import PoolBusy, WorkerPool, threadpool
@@ -25,24 +25,12 @@ from threadhop._pool._view_limiter import ViewLimiter
 kinds = pytest.mark.parametrize("of_view", [False, True], ids=["pool", "view"])
 
 
-def one_worker(of_view: bool, max_queued: int, **kwargs: Any) -> tuple[WorkerPool, Any]:
-    pool = WorkerPool(1, max_queued=None if of_view else max_queued, **kwargs)
+def one_worker(
+    of_view: bool, max_queued: int, *, pool_too: bool = False, **kwargs: Any
+) -> tuple[WorkerPool, Any]:
+    limits_pool = pool_too or not of_view
+    pool = WorkerPool(1, max_queued=max_queued if limits_pool else None, **kwargs)
     return pool, pool.limited(1, max_queued=max_queued) if of_view else pool
-
-
-def attempt(call: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
-    """Call it in a thread; the list gets the result or the error."""
-    found: list[object] = []
-
-    def run() -> None:
-        try:
-            found.append(call())
-        except RuntimeError as error:
-            found.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, found
 
 
 @kinds
@@ -51,23 +39,26 @@ def test_of_two_threads_that_want_the_last_place_one_is_refused(
 ) -> None:
     """1 A looks and finds a place, 2 B begins to put, 3 A takes the place."""
     pool, executor = one_worker(of_view, 1)
-    add = Counts.add
-    others: list[tuple[threading.Thread, list[object]]] = []
+    found: list[BaseException] = []
 
-    def put_meanwhile(counts: Counts, entry: Any) -> None:
-        if not others:
-            others.append(attempt(lambda: executor.put(Told())))
-            others[0][0].join(0.05)  # It waits for the lock, or it is through: both are fine.
-        add(counts, entry)
+    def put() -> None:
+        try:
+            executor.put(Told())
+        except PoolBusy as error:
+            found.append(error)
 
+    def put_meanwhile() -> None:
+        thread.start()
+        thread.join(0.05)  # It waits for the lock, or it is through: both are fine.
+
+    thread = threading.Thread(target=put)
     with pool:
         with busy(pool):
-            monkeypatch.setattr(Counts, "add", put_meanwhile)
+            before(monkeypatch, Counts, "add", put_meanwhile)
             first = Told()
             executor.put(first)
-            thread, found = others[0]
             thread.join(LIMIT)
-            assert isinstance(found[0], PoolBusy)
+            assert len(found) == 1
         first.wait()
 
 
@@ -81,26 +72,15 @@ def test_a_job_is_counted_once_on_its_way_from_the_queue_to_its_end(
     One that has begun in all but name keeps its place; one that has ended has none.
     """
     pool, executor = one_worker(of_view, 1)
-    original = getattr(Counts, moment)
-    gate = Gate()
-    held: list[object] = []
-
-    def hold(counts: Counts, entry: Any) -> None:
-        if entry.job is job and not held:
-            held.append(entry)
-            gate.stop_here()
-        original(counts, entry)
-
-    job = Told()
+    gate, job = Gate(), Told()
     with pool:
-        monkeypatch.setattr(Counts, moment, hold)
+        before(monkeypatch, Counts, moment, gate.stop_here, lambda _, entry: entry.job is job)
         executor.put(job)
         assert gate.reached.wait(LIMIT)
         queued = [Told() for _ in range(1 + (moment == "end"))]
         for other in queued:
             executor.put(other)
-        with pytest.raises(PoolBusy):
-            executor.put(Told())
+        takes(executor)
         gate.open()
         for other in queued:
             assert other.wait().runs == 1
@@ -108,19 +88,21 @@ def test_a_job_is_counted_once_on_its_way_from_the_queue_to_its_end(
 
 
 @kinds
-def test_a_worker_that_has_begun_a_block_is_busy_before_the_task_has_arrived(
-    of_view: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("of_block", [False, True], ids=["job", "block"])
+def test_a_worker_that_has_begun_is_busy_before_it_has_its_job(
+    of_view: bool, of_block: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has the pool's job, or the turn of the view, and not yet the task."""
-    pool, executor = one_worker(of_view, 0)
-    begin = Counts.begin
-    gates = [Gate() for _ in range(2)]
+    """It has the pool's job, or the turn of the view, and not yet the view's job or the task.
+
+    1 the worker begins, 2 another job comes to the pool or the view, 3 it takes the job.
+    """
+    pool, executor = one_worker(of_view, 0, pool_too=not of_block)
+    gates = [Gate() for _ in range(1 + of_view)]
     held = iter(gates)
 
     def hold(counts: Counts, entry: Any) -> None:
         begin(counts, entry)
-        gate = next(held, None)
-        if gate is not None:
+        for gate in islice(held, 1):
             gate.stop_here()
 
     async def block() -> None:
@@ -128,150 +110,95 @@ def test_a_worker_that_has_begun_a_block_is_busy_before_the_task_has_arrived(
             pass
 
     async def main() -> None:
-        task = asyncio.ensure_future(block())
-        for gate in gates[: 1 + of_view]:
+        job = Told()
+        task = asyncio.ensure_future(block()) if of_block else executor.put(job)
+        for gate in gates:
             await until(gate.reached.is_set)
             with pytest.raises(PoolBusy):
-                executor.put(Told())
+                (executor if of_block else pool).put(Told())
             gate.open()
-        gates[1].open()
-        await task
+        await (task or until(job.ended.is_set))
 
+    begin = Counts.begin
     with pool:
         monkeypatch.setattr(Counts, "begin", hold)
         asyncio.run(main())
 
 
-def test_a_turn_that_has_begun_keeps_its_worker_before_it_has_its_job(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """1 the worker begins the turn, 2 another job comes to the pool, 3 it takes the view's job."""
-    begin = Counts.begin
-    gate = Gate()
+class Left(Told):
+    """Its body has left for the loop."""
 
-    def hold(counts: Counts, entry: Any) -> None:
-        begin(counts, entry)
-        gate.stop_here()
+    def is_here(self) -> bool:
+        return False
 
-    with WorkerPool(1, max_queued=0) as pool:
-        view = pool.limited(1)
-        monkeypatch.setattr(Counts, "begin", hold)
-        job = Told()
-        view.put(job)
-        assert gate.reached.wait(LIMIT)
-        with pytest.raises(PoolBusy):
-            pool.put(Told())
-        gate.open()
-        job.wait()
+    def is_over(self) -> bool:
+        return False
 
 
 @kinds
+@pytest.mark.parametrize("max_threads", [1, 2])
 def test_a_worker_that_has_left_for_the_loop_counts_as_away_before_it_has_parked(
-    of_view: bool, monkeypatch: pytest.MonkeyPatch
+    of_view: bool, max_threads: int
 ) -> None:
-    """1 the task has left, 2 another job comes, 3 the worker parks."""
-    pool, executor = one_worker(of_view, 0, max_threads=2)
-
-    class Left(Told):
-        def is_here(self) -> bool:
-            return False
-
-        def is_over(self) -> bool:
-            return False
-
+    """1 the task has left, 2 other jobs come: as many as there may be other threads, 3 it parks."""
+    pool, executor = one_worker(of_view, 0, max_threads=max_threads)
     gate = Gate()
     with pool:
         executor.put(Left(gate.stop_here))
         assert gate.reached.wait(LIMIT)
-        second = Told()
-        executor.put(second)
-        with pytest.raises(PoolBusy):
-            executor.put(Told())
+        others = [Told() for _ in range(1, max_threads)]
+        for other in others:
+            executor.put(other)
+        takes(executor)
         gate.open()
-        second.wait()
+        for other in others:
+            other.wait()
 
 
-@kinds
-def test_a_pool_that_may_not_have_another_thread_is_busy_while_its_only_one_parks(
-    of_view: bool,
-) -> None:
-    pool, executor = one_worker(of_view, 0)
+def put_and_interrupt(executor: Any, job: Told, act: Callable[[Threads, Any], object]) -> None:
+    """Ctrl+C hits a put after *job* was counted. *act* does what the threads do before that."""
 
-    class Left(Told):
-        def is_here(self) -> bool:
-            return False
+    def interrupted(threads: Threads, job: Any) -> None:
+        act(threads, job)
+        raise KeyboardInterrupt
 
-        def is_over(self) -> bool:
-            return False
-
-    gate = Gate()
-    with pool:
-        executor.put(Left(gate.stop_here))
-        assert gate.reached.wait(LIMIT)
-        with pytest.raises(PoolBusy):
-            executor.put(Told())
-        gate.open()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Threads, "put", interrupted)
+        executor.put(job)
 
 
 @kinds
 @pytest.mark.parametrize("is_queued", [False, True])
-def test_ctrl_c_in_a_put_costs_no_place(
-    of_view: bool, is_queued: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It hits after the job was counted; before it is in the queue, or after."""
+def test_ctrl_c_in_a_put_costs_no_place(of_view: bool, is_queued: bool) -> None:
     pool, executor = one_worker(of_view, 1)
-    put = Threads.put
-
-    def interrupted(threads: Threads, job: Any) -> None:
-        if is_queued:
-            put(threads, job)
-        raise KeyboardInterrupt
-
+    put = Threads.put if is_queued else lambda *_: None
     with pool:
-        with busy(pool):
-            for _ in range(3):
-                with monkeypatch.context() as patch:
-                    patch.setattr(Threads, "put", interrupted)
-                    with pytest.raises(KeyboardInterrupt):
-                        executor.put(Told())
-            last = Told()
-            executor.put(last)
-            with pytest.raises(PoolBusy):
-                executor.put(Told())
-        last.wait()
-        with busy(executor):
-            queued = Told()
-            executor.put(queued)
-            with pytest.raises(PoolBusy):
-                executor.put(Told())
-        queued.wait()
+        for owner, interrupts in ((pool, 3), (executor, 0)):
+            with busy(owner):
+                for _ in range(interrupts):
+                    put_and_interrupt(executor, Told(), put)
+                last = Told()
+                executor.put(last)
+                takes(executor)
+            last.wait()
 
 
 @kinds
-def test_ctrl_c_in_a_put_whose_job_has_begun_frees_no_place_that_is_taken(
-    of_view: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_in_a_put_whose_job_has_begun_frees_no_place_that_is_taken(of_view: bool) -> None:
     pool, executor = one_worker(of_view, 0)
-    gate = Gate()
-    put = executor.put
+    put, gate = Threads.put, Gate()
+
+    def put_and_begin(threads: Threads, job: Any) -> None:
+        put(threads, job)
+        assert gate.reached.wait(LIMIT)
+
     with pool:
-        original = Threads.put
-
-        def interrupted(threads: Threads, job: Any) -> None:
-            original(threads, job)
-            assert gate.reached.wait(LIMIT)
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Threads, "put", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                put(Told(gate.stop_here))
-        with pytest.raises(PoolBusy):
-            put(Told())
+        put_and_interrupt(executor, Told(gate.stop_here), put_and_begin)
+        takes(executor)
         gate.open()
         wait_until(lambda: pool.statistics().busy == 0)
         last = Told()
-        put(last)
+        executor.put(last)
         last.wait()
 
 
@@ -282,17 +209,13 @@ def test_of_two_views_that_want_the_last_place_one_is_refused(
     with WorkerPool(1, max_queued=1) as pool:
         one, other = pool.limited(1), pool.limited(1)
         job = Told()
-        put_turn = CountingThreads.put_turn
 
-        def late(threads: CountingThreads, turn: Any) -> None:
-            monkeypatch.undo()
+        def ask() -> None:
             for executor in (other, pool):
-                with pytest.raises(PoolBusy):
-                    executor.put(Told())
-            put_turn(threads, turn)
+                takes(executor)
 
         with busy(pool):
-            monkeypatch.setattr(CountingThreads, "put_turn", late)
+            before(monkeypatch, CountingThreads, "put_turn", ask)
             one.put(job)
         job.wait()
 
@@ -323,8 +246,7 @@ def test_a_turn_that_waits_for_nothing_keeps_nobody_away(
         jobs = [Told(), Told()]
         for job in jobs:
             third.put(job)
-        with pytest.raises(PoolBusy):
-            third.put(Told())
+        takes(third)
         gate.open()
         for job in jobs:
             job.wait()
@@ -337,16 +259,9 @@ def test_a_job_that_comes_while_the_turn_of_a_cancelled_one_is_ended_is_done(
     with WorkerPool(1) as pool:
         view = pool.limited(1, max_queued=1)
         limiter, late = view._limiter, Told()
-        end = limiter._end
-
-        def put_before(turn: Any) -> None:
-            monkeypatch.undo()
-            view.put(late)
-            end(turn)
-
         with busy(pool):
             future = view.submit(int)
-            monkeypatch.setattr(limiter, "_end", put_before)
+            before(monkeypatch, limiter, "_end", lambda: view.put(late))
             assert future.cancel()
             assert len(limiter._active) == 1
         assert late.wait().runs == 1
@@ -357,17 +272,11 @@ def test_a_turn_that_is_struck_off_before_the_pool_has_it_keeps_nobody_away(
     moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1 a turn is about to queue, 2 the view drops its jobs and with them the turn, 3 it queues."""
-    queue = getattr(CountingThreads, moment)
     with WorkerPool(1, max_queued=1) as pool:
         view, gate = pool.limited(1, max_queued=5), Gate()
-
-        def late(threads: CountingThreads, turn: Any) -> None:
-            monkeypatch.undo()
-            view.shutdown(wait=False, cancel_futures=True)
-            queue(threads, turn)
-
         with busy(pool if moment == "put_turn" else view):
-            monkeypatch.setattr(CountingThreads, moment, late)
+            shutdown = partial(view.shutdown, wait=False, cancel_futures=True)
+            before(monkeypatch, CountingThreads, moment, shutdown)
             view.put(Told())
             if moment == "queue_again":
                 pool.put(Told(gate.stop_here))
@@ -425,16 +334,15 @@ def test_of_views_that_two_threads_make_at_once_the_pool_knows_both(
     module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1 A begins to make a view, 2 B makes one, 3 A ends that."""
-    name = "Counts" if module is _limits else "ref"
-    original, gate = getattr(module, name), Gate()
-
-    def late(*args: Any) -> Any:
-        if threading.current_thread() is thread and not gate.is_open():
-            gate.stop_here()
-        return original(*args)
-
+    gate, name = Gate(), "Counts" if module is _limits else "ref"
     with WorkerPool(1, max_queued=None if module is _limits else 0) as pool:
-        monkeypatch.setattr(module, name, late)
+        before(
+            monkeypatch,
+            module,
+            name,
+            gate.stop_here,
+            lambda *_: threading.current_thread() is thread,
+        )
         thread = threading.Thread(target=lambda: found.append(pool.limited(1, max_queued=0)))
         found: list[Any] = []
         thread.start()
@@ -442,9 +350,11 @@ def test_of_views_that_two_threads_make_at_once_the_pool_knows_both(
         found.append(pool.limited(1, max_queued=0))
         gate.open()
         thread.join(LIMIT)
+        counts: Any = pool._workers.counts  # type: ignore[attr-defined]
         for view, other in (found, found[::-1]):
-            with busy(view), pytest.raises(PoolBusy):
-                other.put(Told())
+            assert view._limiter.counts.lock is counts.lock
+            with busy(view):
+                takes(other)
 
 
 def test_a_view_that_is_forgotten_is_forgotten_by_its_pool() -> None:
@@ -455,25 +365,3 @@ def test_a_view_that_is_forgotten_is_forgotten_by_its_pool() -> None:
         del gone
         gc.collect()
         assert [view() for view in known] == [kept._limiter]
-
-
-@kinds
-def test_jobs_that_go_away_come_back_and_are_cancelled_leave_the_counts_at_zero(
-    of_view: bool,
-) -> None:
-    pool, executor = one_worker(of_view, 2, max_threads=3)
-    with pool:
-        for _ in range(50):
-            a = Traveller(executor)
-            futures = [executor.submit(int) for _ in range(2)]
-            futures[0].cancel()
-            a.go_away()
-            assert futures[1].result(LIMIT) == 0
-            a.finish()
-        wait_until(lambda: pool.statistics().busy == 0)
-        for counts in (
-            pool._workers.counts,  # type: ignore[attr-defined]
-            *([executor._limiter.counts] if of_view else []),
-        ):
-            assert not counts.entries
-            assert not counts.begun
