@@ -19,11 +19,11 @@ from functools import partial
 from typing import Any
 
 import pytest
-from helpers.loops import LOOPS, LoopKind, on_every_loop
+from helpers.loops import LOOPS, LoopKind, on_every_loop, on_one_loop
 from helpers.places import on_loop_thread, on_thread_of
-from helpers.steps import LIMIT, HeldExecutor, busy, turns, wait_until
+from helpers.steps import HeldExecutor, busy, turns, wait_until
 
-from threadhop import eventloop, exec_in_eventloop, threadpool
+from threadhop import eventloop, exec_in_eventloop, exec_in_executor, threadpool
 
 #: The kinds of loop that show their default executor to others.
 SHOWING = [kind for kind in LOOPS if kind.name != "uvloop" and kind.has_current_task]
@@ -70,23 +70,6 @@ class OwnProcessPool(ProcessPoolExecutor):
     pass
 
 
-NO_EXECUTORS = [3, "pool", [], int, Future]
-
-
-@pytest.mark.parametrize("wrong", NO_EXECUTORS, ids=lambda wrong: type(wrong).__name__)
-def test_what_is_no_executor_is_refused_at_the_call(wrong: Any) -> None:
-    """With what was given, before anything is entered."""
-    with pytest.raises(TypeError, match="Executor") as caught:
-        threadpool(wrong)
-    assert repr(wrong) in str(caught.value)
-
-
-def test_an_executor_class_is_refused_at_the_call() -> None:
-    """The usual slip has its own text."""
-    with pytest.raises(TypeError, match=r"did you forget \(\)"):
-        threadpool(ThreadPoolExecutor)
-
-
 REMOTE: list[type[Executor]] = [ProcessPoolExecutor, OwnProcessPool]
 if sys.version_info >= (3, 14):
     from concurrent.futures import InterpreterPoolExecutor
@@ -94,12 +77,23 @@ if sys.version_info >= (3, 14):
     REMOTE.append(InterpreterPoolExecutor)  # although it is a subclass of ThreadPoolExecutor
 
 
-@pytest.mark.parametrize("kind", REMOTE, ids=lambda kind: kind.__name__)
-def test_a_pool_outside_of_this_process_is_refused_at_the_call(kind: Any) -> None:
-    """The text names it and says what to use instead."""
-    name = "ProcessPoolExecutor" if kind is OwnProcessPool else kind.__name__
-    with kind(1) as pool, pytest.raises(TypeError, match=f"{name}.*ThreadPoolExecutor"):
-        threadpool(pool)
+def test_what_is_no_executor_of_threads_is_refused_at_the_call() -> None:
+    """With what was given, before anything is entered. The usual slip has its own text.
+
+    For a pool outside of this process the text says what to use instead.
+    """
+    wrong: Any
+    for wrong in (3, "pool", [], int, Future):
+        with pytest.raises(TypeError, match="Executor") as caught:
+            threadpool(wrong)
+        assert repr(wrong) in str(caught.value)
+    with pytest.raises(TypeError, match=r"did you forget \(\)"):
+        threadpool(ThreadPoolExecutor)
+    kind: Any
+    for kind in REMOTE:
+        name = "ProcessPoolExecutor" if kind is OwnProcessPool else kind.__name__
+        with kind(1) as pool, pytest.raises(TypeError, match=f"{name}.*ThreadPoolExecutor"):
+            threadpool(pool)
 
 
 # --- refused at the entry ---
@@ -169,14 +163,11 @@ REFUSING: dict[str, tuple[Callable[..., object], type[Exception], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSING)
 @on_every_loop
-async def test_an_executor_that_does_not_run_the_job_is_refused_at_entry(
-    executor: Executor, what: str
-) -> None:
+async def test_an_executor_that_does_not_run_the_job_is_refused_at_entry(one: Executor) -> None:
     """With its own error where it has one, else with one that says what it did."""
-    submit, error, text = REFUSING[what]
-    await assert_refused(Submits(submit), executor, error, text)
+    for submit, error, text in REFUSING.values():
+        await assert_refused(Submits(submit), one, error, text)
 
 
 @pytest.mark.trio
@@ -193,47 +184,41 @@ async def test_the_error_of_submit_is_that_very_object() -> None:
     assert "refuse" in [entry.name for entry in caught.traceback]
 
 
-@on_every_loop
-async def test_an_executor_that_was_shut_down_raises_at_entry(
-    executor: Executor, executor_class: type[ThreadPoolExecutor]
-) -> None:
-    pool = executor_class(1)
-    pool.shutdown()
-    with pytest.raises(RuntimeError) as expected:
-        pool.submit(int)
-
-    error = await assert_refused(pool, executor, RuntimeError, "after shutdown")
-    assert str(error) == str(expected.value)
-
-
-@on_every_loop
-async def test_an_executor_whose_initializer_fails_raises_at_entry(
-    executor: Executor,
-    executor_class: type[ThreadPoolExecutor],
-    expect_loop_errors: list[Any],
+@on_one_loop
+async def test_an_executor_that_was_shut_down_or_whose_initializer_fails_raises_at_entry(
+    executor_class: type[ThreadPoolExecutor], one: Executor, expect_loop_errors: list[Any]
 ) -> None:
     """The first time, when a worker finds out, and later, when ``submit`` refuses."""
 
     def initializer() -> None:
         raise ValueError("in the initializer")
 
+    pool = executor_class(1)
+    pool.shutdown()
+    with pytest.raises(RuntimeError) as expected:
+        pool.submit(int)
+    error = await assert_refused(pool, one, RuntimeError, "after shutdown")
+    assert str(error) == str(expected.value)
     with executor_class(1, initializer=initializer) as pool:
-        await assert_refused(pool, executor, BrokenExecutor, None)
+        await assert_refused(pool, one, BrokenExecutor, None)
 
 
-@on_every_loop
+@on_one_loop
 async def test_a_block_that_is_dropped_from_the_queue_raises_at_entry(
     executor_class: type[ThreadPoolExecutor],
 ) -> None:
     """``shutdown(cancel_futures=True)``: an error, and not one that looks like a cancellation."""
     with executor_class(1) as pool, busy(pool):
-        queued = asyncio.get_running_loop().create_task(enter(pool))
+        queued = [asyncio.get_running_loop().create_task(enter(pool)) for _ in range(5)]
+        call = exec_in_executor(pool, int)
         await turns()
         pool.shutdown(wait=False, cancel_futures=True)
-        await asyncio.wait({queued})
-        assert not queued.cancelled()
-        with pytest.raises(RuntimeError, match="cancel_futures"):
-            await queued
+        await asyncio.wait({*queued, call})
+        for task in queued:
+            assert not task.cancelled()
+            with pytest.raises(RuntimeError, match="cancel_futures"):
+                await task
+        assert "dropped the job" in str(call.exception())
 
 
 @on_every_loop
@@ -251,10 +236,16 @@ async def test_an_executor_that_never_runs_the_job_can_be_given_up() -> None:
 
 
 class ReturnsNone(Executor):
-    """Runs the job in a thread of its own, and keeps its future for itself."""
+    """Runs the job in a thread of its own, and keeps its future for itself.
+
+    Has a length, as a pool that counts its jobs might have, and is empty at first.
+    """
 
     def __init__(self) -> None:
         self.threads: list[threading.Thread] = []
+
+    def __len__(self) -> int:
+        return 0
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         thread = threading.Thread(target=fn, args=args, kwargs=kwargs, name="odd")
@@ -270,55 +261,22 @@ class NeverDone(ReturnsNone):
         return Future()
 
 
-class Falsy(ReturnsNone):
-    """Has a length, as a pool that counts its jobs might have, and is empty at first."""
-
-    def __len__(self) -> int:
-        return 0
-
-
-class RunsThenRaises(ReturnsNone):
-    """Starts the job, and fails afterwards."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.started = threading.Event()
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        def job() -> None:
-            self.started.set()
-            fn(*args, **kwargs)
-
-        super().submit(job)
-        assert self.started.wait(LIMIT)
-        # The job is the block itself: it is on its way, or waits for this thread to let go.
-        self.threads[-1].join(0.05)
-        raise ValueError("too late")
-
-
 @pytest.mark.trio
-@pytest.mark.parametrize("kind", [ReturnsNone, NeverDone, Falsy, RunsThenRaises])
 @on_every_loop
-async def test_an_odd_executor_that_runs_its_jobs_in_threads_works(
-    one: Executor, kind: type[ReturnsNone]
-) -> None:
-    """The block needs nothing but that the job is run, in another thread.
-
-    An error of ``submit`` that comes after that is not for the task, which runs already.
-    """
-    odd = kind()
-    async with threadpool(odd):
-        assert on_thread_of("odd")
-    assert on_loop_thread()
-    async with threadpool(one):
+async def test_an_odd_executor_that_runs_its_jobs_in_threads_works(one: Executor) -> None:
+    """The block needs nothing but that the job is run, in another thread."""
+    for odd in (ReturnsNone(), NeverDone()):
         async with threadpool(odd):
             assert on_thread_of("odd")
-        assert on_thread_of("one")
-    assert on_loop_thread()
+        assert on_loop_thread()
+        async with threadpool(one):
+            async with threadpool(odd):
+                assert on_thread_of("odd")
+            assert on_thread_of("one")
+        assert on_loop_thread()
 
 
-@pytest.mark.trio
-@on_every_loop
+@on_one_loop
 async def test_executors_are_told_apart_by_identity() -> None:
     """Two pools that are equal are two: a nested block of the other one moves there."""
 
@@ -335,7 +293,7 @@ async def test_executors_are_told_apart_by_identity() -> None:
             assert on_thread_of("one")
 
 
-@on_every_loop
+@on_one_loop
 async def test_a_body_that_runs_inside_another_one_leaves_that_as_it_was() -> None:
     """An executor that helps out while it waits runs the next job in the thread of the first."""
 
@@ -386,42 +344,37 @@ def test_without_an_executor_the_default_one_of_the_loop_is_used(
     current_task_loops.run(main)
 
 
-def test_a_loop_without_a_default_executor_makes_the_one_of_to_thread(
-    current_task_loops: LoopKind,
+@pytest.mark.parametrize("is_nested", [False, True], ids=["block", "nested-block"])
+def test_a_block_makes_the_default_executor_of_to_thread(
+    current_task_loops: LoopKind, is_nested: bool
 ) -> None:
-    """A nested block of it stays on the thread."""
+    """Also within a block of another executor. A nested block of it stays on the thread."""
 
-    async def main() -> None:
-        for _ in range(2):
+    async def use(one: Executor) -> threading.Thread:
+        before = threading.current_thread()
+        async with threadpool():
+            thread = threading.current_thread()
+            assert thread is not before
+            assert not on_loop_thread()
             async with threadpool():
-                outer = threading.current_thread()
-                assert not on_loop_thread()
-                async with threadpool():
-                    assert threading.current_thread() is outer
-                assert threading.current_thread() is outer
-            assert on_loop_thread()
-        assert pool_of(await asyncio.to_thread(threading.current_thread)) == pool_of(outer)
-
-    current_task_loops.run(main)
-
-
-def test_a_nested_block_makes_the_default_executor(
-    current_task_loops: LoopKind, one: Executor
-) -> None:
-    async def main() -> None:
-        async with threadpool(one):
-            outer = threading.current_thread()
-            async with threadpool():
-                inner = threading.current_thread()
-                assert inner is not outer
-                assert not on_loop_thread()
-                async with threadpool():
-                    assert threading.current_thread() is inner
+                assert threading.current_thread() is thread
+            if is_nested:
                 async with threadpool(one):
-                    assert threading.current_thread() is outer
-            assert threading.current_thread() is outer
-        assert on_loop_thread()
-        assert pool_of(await asyncio.to_thread(threading.current_thread)) == pool_of(inner)
+                    assert threading.current_thread() is before
+            assert threading.current_thread() is thread
+        assert threading.current_thread() is before
+        return thread
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as one:
+            for _ in range(2):
+                if is_nested:
+                    async with threadpool(one):
+                        thread = await use(one)
+                else:
+                    thread = await use(one)
+                assert on_loop_thread()
+        assert pool_of(await asyncio.to_thread(threading.current_thread)) == pool_of(thread)
 
     current_task_loops.run(main)
 

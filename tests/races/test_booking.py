@@ -15,7 +15,8 @@ from contextlib import AsyncExitStack, nullcontext
 from typing import Any
 
 import pytest
-from helpers.loops import LoopKind
+from helpers.loops import LoopKind, on_one_loop
+from helpers.pool_jobs import before
 from helpers.steps import LIMIT, Gate, HeldExecutor, turns, until, wait_until
 
 from threadhop import threadpool
@@ -62,28 +63,25 @@ async def outcome_of(task: asyncio.Task[Any]) -> Any:
         return "dropped"
 
 
-@pytest.mark.parametrize(
-    ("steps", "outcome", "began"),
-    [
-        (["cancel", "the task is told", "worker"], "cancelled", []),
-        (["cancel", "worker"], "cancelled", []),
-        (["cancel", "drop"], "cancelled", []),
-        (["drop", "cancel"], "cancelled", []),
-        (["drop", "job is called"], "dropped", []),
-        (["worker", "cancel"], "cancelled", ["body"]),
-        (["worker", "drop"], "value", ["body"]),
-        (["job is called", "job is called"], "value", ["body"]),
-        (["job is called", "drop"], "value", ["body"]),
-    ],
-    ids=lambda value: ", ".join(value) if isinstance(value, list) else value,
-)
-def test_the_first_who_ends_a_booking_decides_whether_the_body_runs(
-    loops: LoopKind, steps: list[str], outcome: str, began: list[object]
-) -> None:
-    """One after the other, before the loop has a turn. A cancellation is never lost."""
-    bodies: list[object] = []
+#: What happens one after the other, before the loop has a turn; the outcome; whether the body runs.
+ORDERS: list[tuple[list[str], str, list[object]]] = [
+    (["cancel", "the task is told", "worker"], "cancelled", []),
+    (["cancel", "worker"], "cancelled", []),
+    (["cancel", "drop"], "cancelled", []),
+    (["drop", "cancel"], "cancelled", []),
+    (["drop", "job is called"], "dropped", []),
+    (["worker", "cancel"], "cancelled", ["body"]),
+    (["worker", "drop"], "value", ["body"]),
+    (["job is called", "job is called"], "value", ["body"]),
+    (["job is called", "drop"], "value", ["body"]),
+]
 
-    async def main() -> None:
+
+def test_the_first_who_ends_a_booking_decides_whether_the_body_runs(loops: LoopKind) -> None:
+    """A cancellation is never lost."""
+
+    async def main(steps: list[str], outcome: str, began: list[object]) -> None:
+        bodies: list[object] = []
         with HeldExecutor() as pool:
             task = start(noted_block(pool, bodies))
             await until(lambda: pool.jobs)
@@ -99,34 +97,33 @@ def test_the_first_who_ends_a_booking_decides_whether_the_body_runs(
                     in_a_thread(job)
                 else:
                     await until(task.done)
-            assert await outcome_of(task) == outcome
+            assert await outcome_of(task) == outcome, steps
             await turns()
+        assert bodies == began, steps
 
-    loops.run(main)
-    assert bodies == began
+    for order in ORDERS:
+        loops.run(main(*order))
 
 
-def test_a_cancellation_before_the_entry_beats_the_fastest_worker(loops: LoopKind) -> None:
+@on_one_loop
+async def test_a_cancellation_before_the_entry_beats_the_fastest_worker() -> None:
     """1 cancel, 2 the task wants to leave, 3 a worker takes the job at once."""
     began: list[object] = []
     pool = HeldExecutor(after_submit=lambda: in_a_thread(pool.run))
 
-    async def cancelled_block(tasks: list[asyncio.Task[Any]]) -> str:
+    async def cancelled_block() -> str:
         await turns()
-        tasks[0].cancel("stop")
+        task.cancel("stop")
         return await noted_block(pool, began)
 
-    async def main() -> None:
-        tasks: list[asyncio.Task[Any]] = []
-        tasks.append(start(cancelled_block(tasks)))
-        assert await outcome_of(tasks[0]) == "cancelled"
-
-    loops.run(main)
+    task = start(cancelled_block())
+    assert await outcome_of(task) == "cancelled"
     assert not began
 
 
-def test_who_comes_after_an_interrupted_drop_finishes_it(
-    loops: LoopKind, monkeypatch: pytest.MonkeyPatch
+@on_one_loop
+async def test_who_comes_after_an_interrupted_drop_finishes_it(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """1 the drop has the claim, 2 Ctrl+C before the task is told, 3 cancel: the task is told."""
     began: list[object] = []
@@ -134,102 +131,73 @@ def test_who_comes_after_an_interrupted_drop_finishes_it(
     def interrupted(_: AsyncioSuspension) -> None:
         raise KeyboardInterrupt
 
-    async def main() -> None:
-        with HeldExecutor() as pool:
-            task = start(noted_block(pool, began))
-            await until(lambda: pool.jobs)
-            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-                patch.setattr(AsyncioSuspension, "resume", interrupted)
-                pool.drop()
-            task.cancel("stop")
-            assert await outcome_of(task) == "cancelled"
-
-    loops.run(main)
+    with HeldExecutor() as pool:
+        task = start(noted_block(pool, began))
+        await until(lambda: pool.jobs)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(AsyncioSuspension, "resume", interrupted)
+            pool.drop()
+        task.cancel("stop")
+        assert await outcome_of(task) == "cancelled"
     assert not began
-
-
-class Racers:
-    """Threads that all begin their part of each round at the same moment as the loop's."""
-
-    def __init__(self, count: int) -> None:
-        self.barrier = threading.Barrier(count + 1, timeout=LIMIT)
-        self.pool = ThreadPoolExecutor(count)
-
-    def run(self, *parts: Callable[[], object]) -> list[Future[object]]:
-        """In the loop thread: let the others begin *parts*; the caller goes on with its own."""
-
-        def run_part(part: Callable[[], object]) -> object:
-            self.barrier.wait()
-            return part()
-
-        futures = [self.pool.submit(run_part, part) for part in parts]
-        self.barrier.wait()
-        return futures
-
-    def __enter__(self) -> Racers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.barrier.abort()
-        self.pool.shutdown()
 
 
 @pytest.mark.parametrize("others", ["worker", "worker and drop"])
 @pytest.mark.parametrize("cancels", [False, True], ids=["", "cancelled"])
-def test_all_who_end_a_booking_at_the_same_moment_have_one_winner(
-    loops: LoopKind, others: str, cancels: bool
+@on_one_loop
+async def test_all_who_end_a_booking_at_the_same_moment_have_one_winner(
+    others: str, cancels: bool
 ) -> None:
     """Unforced. The body runs once, or not at all, and the task hears of that.
 
     Cancelled before anything could come home, it is that in any case.
     """
+    count = 1 if others == "worker" else 2
+    barrier = threading.Barrier(count + 1, timeout=LIMIT)
 
-    async def main() -> None:
-        with Racers(1 if others == "worker" else 2) as racers:
-            for _ in range(ROUNDS):
-                began: list[object] = []
-                pool = HeldExecutor()
-                task = start(noted_block(pool, began))
-                await until(lambda pool=pool: pool.jobs)
-                _, job = pool.jobs[0]
-                futures = racers.run(*([pool.run] if others == "worker" else [job, pool.drop]))
-                if cancels:
-                    task.cancel("stop")
-                outcome = await outcome_of(task)
-                for future in futures:
-                    future.result(LIMIT)
-                assert len(began) <= 1
-                if cancels:
-                    assert outcome == "cancelled"
-                else:
-                    assert outcome == ("value" if began else "dropped")
+    def run(part: Callable[[], object]) -> None:
+        barrier.wait()
+        part()
 
-    loops.run(main)
+    with ThreadPoolExecutor(count) as racers:
+        for _ in range(ROUNDS):
+            began: list[object] = []
+            pool = HeldExecutor()
+            task = start(noted_block(pool, began))
+            await until(lambda pool=pool: pool.jobs)
+            _, job = pool.jobs[0]
+            parts = [pool.run] if others == "worker" else [job, pool.drop]
+            futures = [racers.submit(run, part) for part in parts]
+            barrier.wait()
+            if cancels:
+                task.cancel("stop")
+            outcome = await outcome_of(task)
+            for future in futures:
+                future.result(LIMIT)
+            assert len(began) <= 1
+            if cancels:
+                assert outcome == "cancelled"
+            else:
+                assert outcome == ("value" if began else "dropped")
 
 
 # --- a submit that raises
 
 
-def test_a_submit_that_raises_before_a_worker_begins_is_the_error_of_the_entry(
-    loops: LoopKind,
-) -> None:
+@on_one_loop
+async def test_a_submit_that_raises_before_a_worker_begins_is_the_error_of_the_entry() -> None:
     """And the worker that takes the job nevertheless, afterwards, does nothing."""
 
     def refuse() -> None:
         raise OSError("full")
 
-    began = []
-
-    async def main() -> None:
-        loop_thread = here()
-        with HeldExecutor(after_submit=refuse) as pool:
-            with pytest.raises(OSError, match="full"):
-                async with threadpool(pool):
-                    began.append(True)
-            assert here() == loop_thread
-            pool.start()
-
-    loops.run(main)
+    began: list[object] = []
+    loop_thread = here()
+    with HeldExecutor(after_submit=refuse) as pool:
+        with pytest.raises(OSError, match="full"):
+            await noted_block(pool, began)
+        assert here() == loop_thread
+        pool.start()
     assert not began
 
 
@@ -293,40 +261,34 @@ class LockedExecutor(HeldExecutor):
 
 
 @pytest.mark.parametrize("is_nested", [False, True], ids=["from the loop", "from a worker"])
-def test_a_drop_under_the_executors_own_lock_does_not_submit_again(
-    loops: LoopKind, executor_class: type[ThreadPoolExecutor], is_nested: bool
+@on_one_loop
+async def test_a_drop_under_the_executors_own_lock_does_not_submit_again(
+    one: Executor, is_nested: bool
 ) -> None:
     """The task goes on with this executor later, in the thread that it came from."""
-    began = []
+    began: list[object] = []
 
-    async def twice(pool: Executor) -> None:
+    async def twice() -> None:
         thread = here()
         with pytest.raises(RuntimeError, match="dropped"):
-            async with threadpool(pool):
-                began.append("dropped")
+            await noted_block(pool, began)
         assert here() == thread
-        async with threadpool(pool):
-            began.append("second")
+        await noted_block(pool, began)
         assert here() == thread
 
-    async def block(outer: Executor, pool: Executor) -> None:
-        if not is_nested:
-            await twice(pool)
-            return
-        async with threadpool(outer):
-            await twice(pool)
+    async def nested() -> None:
+        async with threadpool(one):
+            await twice()
 
-    async def main() -> None:
-        with executor_class(1) as outer, LockedExecutor() as pool:
-            task = start(block(outer, pool))
-            await until(lambda: pool.jobs)
-            pool.drop()
-            await until(lambda: len(pool.jobs) == 2)
-            pool.start()
-            await task
-
-    loops.run(main)
-    assert began == ["second"]
+    with LockedExecutor() as pool:
+        task = start(nested() if is_nested else twice())
+        await until(lambda: pool.jobs)
+        pool.drop()
+        assert not began
+        await until(lambda: len(pool.jobs) == 2)
+        pool.start()
+        await task
+    assert began == ["body"]
 
 
 # --- a booking of an inner worker, from an outer one
@@ -387,91 +349,69 @@ class Nested:
 CANCELLED_AT_ENTRY = ["cancelled in the outer thread", "cancelled on the loop"]
 
 
-@pytest.mark.parametrize(
-    "moment", ["before the entry", "before the request", "before submit", "before submit returns"]
+MOMENTS = (
+    "before the entry",
+    "before the request",
+    "before submit",
+    "before submit returns",
+    "after the body",
 )
-def test_a_cancellation_before_the_inner_worker_comes_ends_the_booking(
-    loops: LoopKind,
-    executor_class: type[ThreadPoolExecutor],
-    monkeypatch: pytest.MonkeyPatch,
-    moment: str,
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@on_one_loop
+async def test_a_cancellation_before_the_inner_worker_comes_ends_the_booking(
+    one: Executor, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """1 cancel, 2 the inner job is known, 3 a worker takes it at once, 4 submit returns."""
+    """1 cancel, 2 the inner job is known, 3 a worker takes it at once, 4 submit returns.
+
+    Once the body has begun, the cancellation waits for it: the outer worker is still in ``submit``
+    when it gets the task back.
+    """
     inner = HeldExecutor()
     nested = Nested(inner)
-    request_worker = BlockJob.request_worker
-
-    def cancelled_request(job: BlockJob) -> None:
-        if job.executor is inner:
-            nested.cancel()
-        request_worker(job)
 
     def be_fast() -> None:
-        if moment == "before submit returns":
+        if moment == "after the body":
+            inner.start()
+            wait_until(lambda: nested.steps)
+        if moment in ("before submit returns", "after the body"):
             nested.cancel()
-        if moment != "before the request":  # that one is seen when submit has returned
+        if moment not in ("before the request", "after the body"):
             in_a_thread(inner.run)
 
     inner.after_submit = be_fast
     if moment == "before the entry":
         nested.before_entry = nested.cancel
-    elif moment == "before the request":
-        monkeypatch.setattr(BlockJob, "request_worker", cancelled_request)
+    elif moment == "before the request":  # seen when submit has returned
+        before(
+            monkeypatch,
+            BlockJob,
+            "request_worker",
+            nested.cancel,
+            lambda job: job.executor is inner,
+        )
     elif moment == "before submit":
         inner.before_submit = nested.cancel
-
-    async def main() -> None:
-        with executor_class(1) as outer:
-            task = nested.start(outer)
-            await until(task.done)
-            assert task.cancelled()
-
-    loops.run(main)
+    with inner:
+        task = nested.start(one)
+        await until(task.done)
+        assert task.cancelled()
+    if moment == "after the body":  # It may be back before or after the cancellation.
+        assert nested.steps.pop(0) == "inner body"
+        if nested.steps[0] == "inner exit":
+            nested.steps[0] = CANCELLED_AT_ENTRY[0]
     assert nested.steps == CANCELLED_AT_ENTRY
 
 
-def test_a_cancellation_after_the_inner_worker_has_begun_waits_for_its_body(
-    loops: LoopKind, executor_class: type[ThreadPoolExecutor]
-) -> None:
-    """1 a worker takes the inner job and runs the body, 2 cancel, 3 submit returns.
-
-    The outer worker is still in ``submit`` when it gets the task back.
-    """
-    inner = HeldExecutor()
-    nested = Nested(inner)
-
-    def run_and_cancel() -> None:
-        inner.start()
-        wait_until(lambda: nested.steps)
-        nested.cancel()
-
-    inner.after_submit = run_and_cancel
-
-    async def main() -> None:
-        with executor_class(1) as outer, inner:
-            task = nested.start(outer)
-            await until(task.done)
-            assert task.cancelled()
-
-    loops.run(main)
-    # The inner body may be back before or after the cancellation.
-    assert nested.steps[0] == "inner body"
-    assert nested.steps[1] in ("inner exit", "cancelled in the outer thread")
-    assert nested.steps[2:] == ["cancelled on the loop"]
-
-
-def test_a_cancellation_before_the_entry_of_a_parked_worker_is_raised_there(
-    loops: LoopKind, executor_class: type[ThreadPoolExecutor]
+@on_one_loop
+async def test_a_cancellation_before_the_entry_of_a_parked_worker_is_raised_there(
+    one: Executor, other: Executor
 ) -> None:
     """In A, in B, and then A again: its worker waits already, and needs no booking."""
-
-    async def main() -> None:
-        with executor_class(1) as outer, executor_class(1) as inner:
-            nested = Nested(outer)
-            nested.before_entry = nested.cancel
-            task = nested.start(outer, inner)
-            await until(task.done)
-            assert task.cancelled()
-            assert nested.steps == CANCELLED_AT_ENTRY
-
-    loops.run(main)
+    nested = Nested(one)
+    nested.before_entry = nested.cancel
+    task = nested.start(one, other)
+    await until(task.done)
+    assert task.cancelled()
+    assert nested.steps == CANCELLED_AT_ENTRY
