@@ -22,7 +22,7 @@ import pytest
 from helpers import remote_work as work
 from helpers.calls import KINDS, WAYS, Way, chain_of, error_of
 from helpers.child import run_in_child
-from helpers.loops import LoopKind
+from helpers.loops import LoopKind, on_one_loop
 from helpers.remote_work import FileGate
 from helpers.steps import LIMIT, turns, until, wait_until
 
@@ -127,63 +127,42 @@ CALLABLES: dict[str, tuple[Callable[..., Any], int]] = {
 }
 
 
-def test_it_takes_every_kind_of_callable(pool: Executor, way: Way) -> None:
+@on_one_loop
+async def test_it_takes_every_kind_of_callable(pool: Executor, way: Way) -> None:
     """The call runs elsewhere: in another process, or in another interpreter."""
-
-    async def main() -> None:
-        for kind, (func, number) in CALLABLES.items():
-            result, place = await way(pool, func, 20, 22)
-            assert result == 42 + number, kind
-            assert place != work.where(), kind
-
-    asyncio.run(main())
+    for kind, (func, number) in CALLABLES.items():
+        result, place = await way(pool, func, 20, 22)
+        assert result == 42 + number, kind
+        assert place != work.where(), kind
 
 
-def test_it_works_on_every_loop(loops: LoopKind, pool: Executor, way: Way) -> None:
+def test_it_works_on_every_loop(loops: LoopKind, pools: dict[str, Executor]) -> None:
     """The arguments arrive, those with names too. The executor's own futures can be awaited."""
 
     async def main() -> None:
-        for func in (work.add, work.add_later):
-            result, place = await way(pool, func, 20, right=21)
-            assert result == 41
-            assert place != work.where()
-        assert (await unwrap_future(pool.submit(work.add, 1, 2)))[0] == 3
+        for pool in pools.values():
+            for way in WAYS.values():
+                for func in (work.add, work.add_later):
+                    result, place = await way(pool, func, 20, right=21)
+                    assert result == 41
+                    assert place != work.where()
+            assert (await unwrap_future(pool.submit(work.add, 1, 2)))[0] == 3
 
     loops.run(main)
 
 
-@pytest.mark.parametrize("func", [work.add, work.add_later])
-def test_map_yields_the_results_in_order(pool: Executor, func: Callable[..., Any]) -> None:
-    """Functions and coroutine functions do, with and without a buffersize."""
+@on_one_loop
+async def test_context_future_and_loop_stay_here(pool: Executor, way: Way) -> None:
+    """Nobody needs a flag for that. A variable that cannot be pickled does no harm.
 
-    async def main() -> None:
-        executor = AsyncExecutor(pool)
-        for buffersize in (None, 2):
-            results = executor.map(func, range(5), range(10, 20), buffersize=buffersize)
-            assert [result async for result, _ in results] == [10, 12, 14, 16, 18]
-
-    asyncio.run(main())
-
-
-def test_the_context_stays_here(pool: Executor, way: Way) -> None:
-    """Nobody needs a flag for that. A variable that cannot be pickled does no harm."""
-
-    async def main() -> None:
-        work.variable.set(threading.Lock())
-        assert await way(pool, work.read_variable) == "unset"
-
-    asyncio.run(main())
-
-
-def test_over_there_nobody_knows_of_the_future_and_the_loop(pool: Executor, way: Way) -> None:
-    """``check_cancelled()`` does nothing, ``exec_in_eventloop`` refuses: it is the bare call."""
-
-    async def main() -> None:
-        assert await way(pool, work.ask_check_cancelled) == "not cancelled"
-        with pytest.raises(RuntimeError, match="works for no event loop"):
-            await way(pool, work.call_the_loop)
-
-    asyncio.run(main())
+    Over there it is the bare call: ``check_cancelled()`` does nothing, ``exec_in_eventloop``
+    refuses.
+    """
+    work.variable.set(threading.Lock())
+    assert await way(pool, work.read_variable) == "unset"
+    assert await way(pool, work.ask_check_cancelled) == "not cancelled"
+    with pytest.raises(RuntimeError, match="works for no event loop"):
+        await way(pool, work.call_the_loop)
 
 
 # Errors
@@ -200,48 +179,32 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize("func", [work.fail, work.fail_later])
-def test_an_error_comes_through_unchanged(
-    pool: Executor, way: Way, func: Callable[..., Any]
-) -> None:
-    """The type, arguments and attributes are the same, also for kinds that pickling raises."""
+@on_one_loop
+async def test_an_error_comes_through_unchanged(pool: Executor, way: Way) -> None:
+    """The type, arguments and attributes are the same, also for kinds that pickling raises.
 
-    async def main() -> None:
+    But no future can hold a StopIteration, and raised in a coroutine it would mean something else.
+    """
+    for func in (work.fail, work.fail_later):
         for error in ERRORS:
             with pytest.raises(type(error)) as caught:
                 await way(pool, func, error)
             assert caught.type is type(error)
             assert caught.value.args == error.args
             assert vars(caught.value) == vars(error)
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize("func", [work.fail, work.fail_later])
-def test_stop_iteration_becomes_a_runtime_error(
-    pool: Executor, way: Way, func: Callable[..., Any]
-) -> None:
-    """No future can hold it, and raised in a coroutine it would mean something else."""
-
-    async def main() -> None:
         with pytest.raises(RuntimeError, match="StopIteration"):
             await way(pool, func, StopIteration("odd"))
 
-    asyncio.run(main())
 
-
-def test_a_result_that_cannot_be_pickled_is_an_error(pool: Executor, way: Way) -> None:
+@on_one_loop
+async def test_a_result_that_cannot_be_pickled_is_an_error(pool: Executor, way: Way) -> None:
     """The executor's own error comes out, and the next call works."""
-
-    async def main() -> None:
-        with pytest.raises(Exception, match=r"(?i)pickle|interpreter") as expected:
-            pool.submit(work.make_unpicklable).result(LIMIT)
-        with pytest.raises(type(expected.value)) as caught:
-            await way(pool, work.make_unpicklable)
-        assert type(caught.value) is type(expected.value)
-        assert (await way(pool, work.add, 1, 2))[0] == 3
-
-    asyncio.run(main())
+    with pytest.raises(Exception, match=r"(?i)pickle|interpreter") as expected:
+        pool.submit(work.make_unpicklable).result(LIMIT)
+    with pytest.raises(type(expected.value)) as caught:
+        await way(pool, work.make_unpicklable)
+    assert type(caught.value) is type(expected.value)
+    assert (await way(pool, work.add, 1, 2))[0] == 3
 
 
 def _unpicklable() -> dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]:
@@ -262,12 +225,10 @@ def _unpicklable() -> dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[
     }
 
 
-@pytest.mark.parametrize("what", _unpicklable())
-def test_what_cannot_be_pickled_is_named(pool: Executor, way: Way, what: str) -> None:
+@on_one_loop
+async def test_what_cannot_be_pickled_is_named(pool: Executor, way: Way) -> None:
     """A TypeError says which part of which call it is, and shows it; the next call works."""
-    func, args, kwargs = _unpicklable()[what]
-
-    async def main() -> None:
+    for what, (func, args, kwargs) in _unpicklable().items():
         with pytest.raises(TypeError, match="cannot be pickled") as caught:
             await way(pool, func, *args, **kwargs)
         text = str(caught.value)
@@ -276,21 +237,18 @@ def test_what_cannot_be_pickled_is_named(pool: Executor, way: Way, what: str) ->
         assert re.search(r"local|lock", text)
         assert (await way(pool, work.add, 1, 2))[0] == 3
 
-    asyncio.run(main())
 
-
-def test_an_error_is_not_taken_for_one_of_pickling(pools: dict[str, Executor], way: Way) -> None:
+@on_one_loop
+async def test_an_error_is_not_taken_for_one_of_pickling(
+    pools: dict[str, Executor], way: Way
+) -> None:
     """An executor may pickle more than ``pickle`` does, as process pools do with sockets.
 
     The function's own error comes through all the same.
     """
-
-    async def main() -> None:
-        for error in (ValueError("its own"), TypeError("its own"), AttributeError("its own")):
-            with pytest.raises(type(error), match=r"^its own$"):
-                await way(pools["processes"], work.fail_with, work.ForPoolsOnly(), error)
-
-    asyncio.run(main())
+    for error in (ValueError("its own"), TypeError("its own"), AttributeError("its own")):
+        with pytest.raises(type(error), match=r"^its own$"):
+            await way(pools["processes"], work.fail_with, work.ForPoolsOnly(), error)
 
 
 KILLED = """
@@ -366,36 +324,29 @@ STARTS: dict[str, Callable[..., Any]] = {
 
 
 @pytest.mark.parametrize("name", STARTS)
-def test_a_queued_call_is_taken_back(
-    loops: LoopKind, pool: Executor, tmp_path: Path, name: str
-) -> None:
+@on_one_loop
+async def test_a_queued_call_is_taken_back(pool: Executor, tmp_path: Path, name: str) -> None:
     """The call is cancelled at once, while all workers are still busy, and never runs."""
-
-    async def main() -> None:
-        async with busy(pool, tmp_path) as release:
-            call = STARTS[name](pool, work.touch, tmp_path / "ran")
-            await turns()
-            assert call.cancel()
-            await until(call.done)
-            assert call.cancelled()
-            release()
-            # As many as there are workers: what was queued before them has run.
-            await asyncio.gather(*(exec_in_executor(pool, work.where) for _ in range(WORKERS * 3)))
-        assert not (tmp_path / "ran").exists()
-
-    loops.run(main)
+    async with busy(pool, tmp_path) as release:
+        call = STARTS[name](pool, work.touch, tmp_path / "ran")
+        await turns()
+        assert call.cancel()
+        await until(call.done)
+        assert call.cancelled()
+        release()
+        # As many as there are workers: what was queued before them has run.
+        await asyncio.gather(*(exec_in_executor(pool, work.where) for _ in range(WORKERS * 3)))
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("name", STARTS)
-@pytest.mark.parametrize("ending", ["passed", work.OddError(7, "late")], ids=["value", "error"])
-def test_a_running_call_goes_on_to_its_end(
-    loops: LoopKind, pool: Executor, tmp_path: Path, name: str, ending: Any
-) -> None:
+@on_one_loop
+async def test_a_running_call_goes_on_to_its_end(pool: Executor, tmp_path: Path, name: str) -> None:
     """A future is cancelled at once. A task waits; what the call raised becomes the context."""
     waits = name not in KINDS or KINDS[name].waits
-
-    async def main() -> None:
-        gate = FileGate(tmp_path)
+    ending: Any
+    for ending in ("passed", work.OddError(7, "late")):
+        gate = FileGate(tmp_path, f"of-{type(ending).__name__}")
         call = STARTS[name](pool, gate.stop_here, ending)
         await turns()  # a task waits now
         await until(gate.is_reached)
@@ -413,42 +364,35 @@ def test_a_running_call_goes_on_to_its_end(
             assert work.OddError in chain_of(error)
         assert (await exec_in_executor(pool, work.add, 1, 2))[0] == 3
 
-    loops.run(main)
-
 
 # Shutdown
 
 
 @pytest.mark.parametrize("kind", POOLS)
-def test_a_shutdown_that_cancels_leaves_no_future_pending(kind: str, tmp_path: Path) -> None:
+@on_one_loop
+async def test_a_shutdown_that_cancels_leaves_no_future_pending(kind: str, tmp_path: Path) -> None:
     """Queued calls end in ``concurrent.futures.CancelledError``, a running one in its result.
 
     The task that waits is not cancelled: nobody has cancelled it.
     """
-
-    async def main() -> None:
-        pool = POOLS[kind]()
-        gates = [FileGate(tmp_path, f"running-{number}") for number in range(WORKERS)]
-        running = [exec_in_executor(pool, gate.stop_here) for gate in gates]
-        for gate in gates:
-            await until(gate.is_reached)
-        spare = [pool.submit(work.where) for _ in range(WORKERS + 1)]
-        executor = AsyncExecutor(pool)
-        queued = [asyncio.ensure_future(way(pool, work.where)) for way in WAYS.values()]
-        results = executor.map(work.ignore, range(3))
-        await turns()
-        shutdown = asyncio.ensure_future(executor.shutdown(cancel_futures=True))
-        await asyncio.wait(queued, timeout=LIMIT)
-        assert not shutdown.done(), "it waits for what runs, and the loop goes on"
-        for gate in gates:
-            gate.open()
-        for future in queued:
-            with pytest.raises(concurrent.futures.CancelledError):
-                await future
+    pool = POOLS[kind]()
+    gates = [FileGate(tmp_path, f"running-{number}") for number in range(WORKERS)]
+    running = [exec_in_executor(pool, gate.stop_here) for gate in gates]
+    for gate in gates:
+        await until(gate.is_reached)
+    spare = [pool.submit(work.where) for _ in range(WORKERS + 1)]
+    executor = AsyncExecutor(pool)
+    queued = [asyncio.ensure_future(way(pool, work.where)) for way in WAYS.values()]
+    results = executor.map(work.ignore, range(3))
+    await turns()
+    shutdown = asyncio.ensure_future(executor.shutdown(cancel_futures=True))
+    await asyncio.wait(queued, timeout=LIMIT)
+    assert not shutdown.done(), "it waits for what runs, and the loop goes on"
+    for gate in gates:
+        gate.open()
+    for future in (*queued, anext(results)):
         with pytest.raises(concurrent.futures.CancelledError):
-            await anext(results)
-        assert await asyncio.gather(*running) == ["passed"] * WORKERS
-        await asyncio.wait_for(shutdown, LIMIT)
-        assert all(future.done() for future in spare)
-
-    asyncio.run(main())
+            await future
+    assert await asyncio.gather(*running) == ["passed"] * WORKERS
+    await asyncio.wait_for(shutdown, LIMIT)
+    assert all(future.done() for future in spare)
