@@ -3,81 +3,170 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
-import threading
 import traceback
-from concurrent.futures import Executor
+import types
+from collections.abc import AsyncIterator, Generator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
-from helpers.loops import on_every_loop
-from helpers.places import in_block_of, on_loop_thread, on_thread_of, on_worker
-from helpers.steps import LIMIT
+from helpers.loops import on_every_loop, on_one_loop
+from helpers.places import here, in_block_of, on_loop_thread, on_worker, suspend
+from helpers.steps import LIMIT, turns
 
-from threadhop import threadpool
-
-
-@on_every_loop
-async def test_the_body_runs_on_a_worker_without_a_running_loop(executor: Executor) -> None:
-    assert on_loop_thread()
-    async with threadpool(executor) as bound:
-        assert on_worker()
-        with pytest.raises(RuntimeError, match="no running event loop"):
-            asyncio.get_running_loop()
-    assert on_loop_thread()
-    assert bound is None
+from threadhop import eventloop, exec_in_eventloop, threadpool
 
 
 @on_every_loop
-async def test_the_loop_goes_on_while_the_body_blocks(executor: Executor) -> None:
+async def test_the_body_runs_on_a_worker_without_a_running_loop_which_goes_on(
+    executor: Executor,
+) -> None:
     async def on_loop() -> bool:
         await asyncio.sleep(0)
         return on_loop_thread()
 
     loop = asyncio.get_running_loop()
-    async with threadpool(executor):
+    assert on_loop_thread()
+    async with threadpool(executor) as bound:
+        assert on_worker()
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
         assert asyncio.run_coroutine_threadsafe(on_loop(), loop).result(LIMIT)
+    assert on_loop_thread()
+    assert bound is None
 
 
 @on_every_loop
-async def test_asyncio_run_in_the_body_has_tasks_and_blocks_of_its_own(executor: Executor) -> None:
+async def test_asyncio_run_in_a_body_has_tasks_blocks_and_parts_of_its_own(
+    executor: Executor,
+) -> None:
     """A task of the inner loop moves by itself: the task that waits outside is not touched."""
 
-    async def nested(outer: threading.Thread) -> str:
-        await asyncio.sleep(0)
-        assert threading.current_thread() is outer
+    async def inner() -> str:
+        outer, loop = here(), asyncio.get_running_loop()
+        async with eventloop():  # outside of any block of this task
+            assert here() == outer
         async with threadpool(executor):
-            assert on_worker()
-            assert threading.current_thread() is not outer
-        assert threading.current_thread() is outer
-        return "value"
+            worker = here()
+            assert worker != outer
+            async with eventloop():
+                async with threadpool(executor):
+                    assert here() == worker
+                assert here() == outer
+                assert asyncio.get_running_loop() is loop
+                await asyncio.sleep(0)
+            assert here() == worker
+        assert here() == outer
+        return "inner"
 
     async with threadpool(executor):
-        thread = threading.current_thread()
-        assert asyncio.run(nested(thread)) == "value"
-        assert threading.current_thread() is thread
+        assert asyncio.run(inner()) == "inner"
+        async with eventloop():
+            async with threadpool(executor):
+                assert asyncio.run(inner()) == "inner"
+            assert on_loop_thread()
+            await asyncio.sleep(0)
         with pytest.raises(RuntimeError, match="cannot await"):
             await asyncio.sleep(0)
     assert on_loop_thread()
 
 
-# --- entries that nobody can make ---
+@pytest.mark.trio
+@on_every_loop
+async def test_a_deep_chain_of_awaitables_moves_as_a_whole(executor: Executor) -> None:
+    """Blocks and parts may stand any number of awaits below the task, also of those by hand."""
 
+    async def inside(levels: int) -> bool:
+        if levels:
+            return await inside(levels - 1)
+        async with eventloop():
+            await suspend()
+            assert on_loop_thread()
+        return on_worker()
 
-async def enter(executor: Executor) -> None:
-    async with threadpool(executor):
-        raise AssertionError("the body has run")
+    async def deep(levels: int) -> bool:
+        if levels:
+            return await deep(levels - 1)
+        async with threadpool(executor):
+            return await inside(200)
 
+    class ByHand:
+        def __await__(self) -> Generator[Any, Any, bool]:
+            return (yield from deep(200).__await__())
 
-def test_without_a_loop_the_entry_says_so(executor: Executor) -> None:
-    with pytest.raises(RuntimeError, match=r"asyncio\.run"):
-        enter(executor).send(None)
+    @types.coroutine
+    def old_style() -> Generator[Any, Any, bool]:
+        return (yield from ByHand().__await__())
+
+    assert await old_style()
+    assert on_loop_thread()
 
 
 @on_every_loop
-async def test_without_a_task_the_entry_says_so(executor: Executor) -> None:
+async def test_an_async_generator_first_iterated_in_the_body_is_finalized_by_the_loop(
+    executor: Executor,
+) -> None:
+    """It runs on the worker. Abandoned there, it is closed on the loop, where it may await."""
+    closed_on_loop_thread = []
+
+    async def numbers(closed: asyncio.Event) -> AsyncIterator[int]:
+        try:
+            for number in range(3):
+                assert on_worker()
+                yield number
+        finally:
+            await asyncio.sleep(0)
+            closed_on_loop_thread.append(on_loop_thread())
+            closed.set()
+
+    closed = asyncio.Event()
+    async with threadpool(executor):
+        async for number in numbers(closed):
+            if number == 1:
+                break
+    gc.collect()
+    await closed.wait()
+    assert closed_on_loop_thread == [True]
+
+
+@pytest.mark.trio
+@on_every_loop
+async def test_the_worker_is_left_as_it_was(one: Executor) -> None:
+    """The hooks of its async generators are its own again, and it works for no loop."""
+    hooks = one.submit(sys.get_asyncgen_hooks).result(LIMIT)
+    async with threadpool(one):
+        assert sys.get_asyncgen_hooks() != hooks
+    assert one.submit(sys.get_asyncgen_hooks).result(LIMIT) == hooks
+    with pytest.raises(RuntimeError, match="works for no event loop"):
+        one.submit(exec_in_eventloop, int).result(LIMIT)
+
+
+# --- entries that nobody can make ---
+
+
+async def enter(manager: Any) -> None:
+    async with manager:
+        raise AssertionError("the body has run")
+
+
+@pytest.mark.parametrize(
+    ("manager", "text"),
+    [(threadpool(), r"asyncio\.run"), (eventloop(), r"eventloop\(\).*threadpool\(\)")],
+    ids=["block", "part"],
+)
+def test_without_a_loop_the_entry_says_so(manager: object, text: str) -> None:
+    with pytest.raises(RuntimeError, match=text):
+        enter(manager).send(None)
+
+
+@on_every_loop
+async def test_without_a_task_the_entry_says_so() -> None:
     def drive(done: asyncio.Future[None]) -> None:
         try:
-            enter(executor).send(None)
+            enter(threadpool()).send(None)
         except RuntimeError as exc:
             done.set_exception(exc)
 
@@ -92,7 +181,7 @@ async def test_without_a_task_the_entry_says_so(executor: Executor) -> None:
 @on_every_loop
 async def test_a_coroutine_that_is_stepped_by_hand_is_refused(executor: Executor) -> None:
     """Its driver swallows the switch. The task may use blocks later."""
-    coro = enter(executor)
+    coro = enter(threadpool(executor))
     coro.send(None)
     with pytest.raises(RuntimeError, match="swallowed"):
         coro.send(None)
@@ -108,7 +197,7 @@ async def test_return_break_and_continue_leave_all_blocks(
     executor: Executor, other: Executor
 ) -> None:
     async def value() -> int:
-        async with threadpool(executor), threadpool(other), threadpool(executor):
+        async with threadpool(executor), eventloop(), threadpool(other), threadpool(executor):
             return 42
 
     assert await value() == 42
@@ -116,7 +205,7 @@ async def test_return_break_and_continue_leave_all_blocks(
     seen = []
     for number in range(6):
         assert on_loop_thread()
-        async with threadpool(executor):
+        async with threadpool(executor), threadpool(other), eventloop():
             if number % 2:
                 continue
             seen.append(number)
@@ -149,8 +238,9 @@ async def test_locals_are_those_of_the_function(executor: Executor) -> None:
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("within", [nullcontext, eventloop], ids=["body", "part"])
 @on_every_loop
-async def test_an_error_of_the_body_crosses_as_it_is(executor: Executor) -> None:
+async def test_an_error_crosses_as_it_is(executor: Executor, within: Any) -> None:
     """The same object, with its traceback, and with nothing of the library behind it."""
     raised = ValueError("in the body")
 
@@ -158,7 +248,7 @@ async def test_an_error_of_the_body_crosses_as_it_is(executor: Executor) -> None
         raise raised
 
     with pytest.raises(ValueError, match="in the body") as caught:
-        async with threadpool(executor):
+        async with threadpool(executor), within():
             culprit()
     assert on_loop_thread()
     assert caught.value is raised
@@ -168,124 +258,28 @@ async def test_an_error_of_the_body_crosses_as_it_is(executor: Executor) -> None
     assert (raised.__context__, raised.__cause__) == (None, None)
 
 
-@pytest.mark.trio
-@on_every_loop
-async def test_a_bare_raise_in_the_body_raises_the_handled_error(executor: Executor) -> None:
-    try:
-        raise KeyError("handled")
-    except KeyError as error:
-        handled = error
-        with pytest.raises(KeyError) as caught:
-            async with threadpool(executor):
-                assert sys.exc_info()[1] is handled
-                raise
-        assert caught.value is handled
-        assert sys.exc_info()[1] is handled
-    assert sys.exc_info() == (None, None, None)
-
-
-# --- one object for many blocks ---
-
-
-@on_every_loop
-async def test_one_object_is_used_again_and_nested_in_itself(one: Executor) -> None:
-    """A nested block of the same executor stays on its thread, and its exit leaves it only."""
-    block = threadpool(one)
-
-    for inner in (block, threadpool(one)):
-        async with block:
-            thread = threading.current_thread()
-            async with inner:
-                assert threading.current_thread() is thread
-            assert threading.current_thread() is thread
-        assert on_loop_thread()
-        await asyncio.sleep(0)
-
-
-@on_every_loop
-async def test_one_object_is_shared_by_tasks_at_once(executor: Executor) -> None:
-    block = threadpool(executor)
-    both = threading.Barrier(2)
-
-    async def child() -> threading.Thread:
-        async with block:
-            both.wait(LIMIT)
-            thread = threading.current_thread()
-        assert on_loop_thread()
-        return thread
-
-    first, second = await asyncio.gather(child(), child())
-    assert first is not second
-
-
-def test_the_repr_shows_the_executor(executor: Executor) -> None:
+@on_one_loop
+async def test_the_repr_shows_the_executor(executor: Executor) -> None:
     assert repr(executor) in repr(threadpool(executor))
     assert repr(threadpool()) == "threadpool()"
 
 
-# --- nested blocks of several executors ---
-
-
+@pytest.mark.parametrize("away", ["on the loop", "in another block"])
 @on_every_loop
-async def test_a_nested_block_of_another_executor_comes_back_to_the_same_thread(
-    one: Executor, other: Executor
+async def test_the_same_thread_waits_for_a_task_that_is_away_and_does_nothing_else(
+    one: ThreadPoolExecutor, other: ThreadPoolExecutor, away: str
 ) -> None:
-    """Nobody else gets that thread meanwhile."""
+    """A job of somebody else, on a pool of one, runs after the block."""
     async with threadpool(one):
-        outer = threading.current_thread()
+        outer = here()
         for _ in range(2):
-            async with threadpool(other):
-                assert on_thread_of("other")
-                intruder = one.submit(threading.get_ident)
+            async with eventloop() if away == "on the loop" else threadpool(other):
+                assert here() != outer
+                intruder = one.submit(here)
+                if away == "on the loop":
+                    await turns(20)
                 assert not intruder.done()
-            assert threading.current_thread() is outer
+            assert here() == outer
         assert not intruder.done()
     assert on_loop_thread()
-    await asyncio.wrap_future(intruder)
-
-
-@pytest.mark.trio
-@on_every_loop
-async def test_a_block_of_the_outer_executor_goes_back_to_its_parked_worker(
-    one: Executor, other: Executor
-) -> None:
-    """A > B > A > B, each a pool of one: there is no other thread, and no hang."""
-    async with threadpool(one):
-        outer = threading.current_thread()
-        async with threadpool(other):
-            inner = threading.current_thread()
-            async with threadpool(one):
-                assert threading.current_thread() is outer
-                async with threadpool(other):
-                    assert threading.current_thread() is inner
-                assert threading.current_thread() is outer
-            assert threading.current_thread() is inner
-        assert threading.current_thread() is outer
-    assert on_loop_thread()
-    await in_block_of(one, other)
-
-
-@on_every_loop
-async def test_every_finally_runs_on_the_thread_of_its_own_block(
-    one: Executor, other: Executor
-) -> None:
-    ran = []
-    with pytest.raises(ValueError, match="deep"):
-        try:
-            async with threadpool(one):
-                try:
-                    async with threadpool(other):
-                        try:
-                            async with threadpool(one):
-                                try:
-                                    raise ValueError("deep")
-                                finally:
-                                    ran.append(on_thread_of("one"))
-                        finally:
-                            ran.append(on_thread_of("other"))
-                finally:
-                    ran.append(on_thread_of("one"))
-        finally:
-            await asyncio.sleep(0)
-            ran.append(on_loop_thread())
-    assert ran == [True, True, True, True]
+    assert await asyncio.wrap_future(intruder) == outer

@@ -10,10 +10,13 @@ from concurrent.futures import Executor
 import pytest
 from helpers.child import run_in_child
 from helpers.loops import LoopKind, on_every_loop, on_one_loop
-from helpers.places import in_block_of, on_loop_thread, on_thread_of, on_worker
+from helpers.places import in_block_of, on_loop_thread, on_thread_of, on_worker, suspend
 from helpers.steps import Gate, until
 
-from threadhop import threadpool
+from threadhop import WorkerPool, eventloop, threadpool
+
+#: Where the kind of pool makes no difference.
+one_pool = pytest.mark.parametrize("executor_class", [WorkerPool], ids=["WorkerPool"])
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -45,28 +48,30 @@ ODD = [
 @pytest.mark.trio
 @pytest.mark.parametrize("kind", ODD)
 @on_every_loop
-async def test_an_odd_exception_ends_blocks_like_any_other(
+async def test_an_odd_exception_comes_out_like_any_other(
     one: Executor, other: Executor, kind: type[BaseException]
 ) -> None:
-    """From the worker to the loop, and from worker to worker; all of them are free then."""
+    """From the worker to the loop, from worker to worker, from a part; all are free then."""
     raised = kind("odd")
-
-    with pytest.raises(kind) as caught:
-        async with threadpool(one):
-            raise raised
-    assert caught.value is raised
-    assert on_loop_thread()
-    with pytest.raises(kind) as caught:
-        async with threadpool(one):
-            try:
-                async with threadpool(other):
-                    raise raised
-            finally:
-                assert on_thread_of("one")
-    assert caught.value is raised
+    for within in (contextlib.nullcontext(), threadpool(other), eventloop()):
+        with pytest.raises(kind) as caught:
+            async with threadpool(one):
+                try:
+                    async with within:
+                        if on_loop_thread():
+                            await suspend()
+                        raise raised
+                except kind as error:
+                    assert error is raised
+                    assert on_thread_of("one")
+                    raise
+        assert caught.value is raised
+        assert raised.__context__ is None
+        assert on_loop_thread()
     await in_block_of(one, other)
 
 
+@one_pool
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize("left", [True, False], ids=["left", "not-left"])
 def test_exit_in_the_body_comes_out_of_the_loop(
@@ -126,35 +131,10 @@ def test_exit_in_the_body_ends_the_process_with_its_status() -> None:
     assert (child.returncode, child.stdout, child.stderr) == (3, "cleanup\n", "")
 
 
-@on_every_loop
-async def test_a_cancelled_error_of_the_bodys_own_does_not_replace_the_cancellation(
-    executor: Executor,
-) -> None:
-    """The message is that of the cancel; the body's error is the context."""
-    gate = Gate()
-    own = asyncio.CancelledError("the body's own")
-
-    async def child() -> None:
-        async with threadpool(executor):
-            gate.stop_here()
-            raise own
-
-    task = asyncio.get_running_loop().create_task(child())
-    await until(gate.reached.is_set)
-    task.cancel("message")
-    gate.open()
-    with pytest.raises(asyncio.CancelledError) as caught:
-        await task
-    assert caught.value.args == ("message",)
-    contexts = [caught.value.__context__]
-    while contexts[-1] is not None:
-        contexts.append(contexts[-1].__context__)
-    assert own in contexts
-
-
 # --- a task that ends inside of a block ---
 
 
+@one_pool
 @pytest.mark.parametrize("nested", [False, True], ids=["one", "nested"])
 @pytest.mark.parametrize("kind", [None, ValueError, asyncio.CancelledError])
 @on_every_loop
@@ -190,14 +170,13 @@ async def test_a_task_that_ends_inside_a_block_is_finished_with_its_outcome(
     assert f"{__file__}:{child.__code__.co_firstlineno + 2}" in warning
 
 
+@one_pool
 @on_one_loop
 async def test_a_block_that_is_left_says_nothing(
     executor: Executor, other: Executor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with threadpool(executor), threadpool(other):
-        pass
     with contextlib.suppress(ValueError):
-        async with threadpool(executor):
+        async with threadpool(executor), threadpool(other):
             raise ValueError
     assert warnings_of(caplog) == []
 
@@ -205,6 +184,7 @@ async def test_a_block_that_is_left_says_nothing(
 # --- leaving where nobody should ---
 
 
+@one_pool
 @on_every_loop
 async def test_leaving_a_block_in_another_task_is_refused(one: Executor) -> None:
     """The task that is in the block is not touched: its body goes on and leaves as usual."""
@@ -227,6 +207,7 @@ async def test_leaving_a_block_in_another_task_is_refused(one: Executor) -> None
 
 
 @pytest.mark.trio
+@one_pool
 @on_every_loop
 async def test_leaving_a_block_that_was_never_entered_is_refused(executor: Executor) -> None:
     with pytest.raises(RuntimeError, match="task"):
@@ -239,15 +220,18 @@ async def test_leaving_a_block_that_was_never_entered_is_refused(executor: Execu
     assert on_loop_thread()
 
 
+@pytest.mark.parametrize("inner", ["block", "part"])
 @on_every_loop
-async def test_blocks_that_are_left_in_the_wrong_order_bring_the_task_home(
-    one: Executor, other: Executor, caplog: pytest.LogCaptureFixture
+async def test_what_is_left_in_the_wrong_order_brings_the_task_home(
+    one: Executor, other: Executor, caplog: pytest.LogCaptureFixture, inner: str
 ) -> None:
     """As many exits as entries: no worker is kept, and the code is on the loop thread."""
-    outer, inner = threadpool(one), threadpool(other)
-    await outer.__aenter__()
-    await inner.__aenter__()
-    await outer.__aexit__(None, None, None)
-    await inner.__aexit__(None, None, None)
+    managers = threadpool(one), threadpool(other) if inner == "block" else eventloop()
+    for manager in managers:
+        await manager.__aenter__()
+    assert on_loop_thread() == (inner == "part")
+    for manager in managers:
+        await manager.__aexit__(None, None, None)
     await in_block_of(one, other)
-    assert warnings_of(caplog) == []
+    # (All workers of a pool of one were away.)
+    assert not [warning for warning in warnings_of(caplog) if "are parked" not in warning]
