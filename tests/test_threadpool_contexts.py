@@ -1,9 +1,11 @@
-"""``async with threadpool(executor):`` and context variables: what crosses, and how."""
+"""``async with threadpool(executor):`` and context variables: what crosses, and how.
+
+``test_context_model.py`` sets, resets and looks in random programs of nested blocks and loop parts.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import decimal
 import threading
@@ -15,11 +17,14 @@ from typing import Any
 import pytest
 from helpers.loops import on_every_loop
 from helpers.places import in_block_of, on_loop_thread
-from helpers.steps import LIMIT, Gate, until
+from helpers.steps import LIMIT, Gate, turns, until
 
-from threadhop import _variables, threadpool
+from threadhop import WorkerPool, _variables, eventloop, threadpool
 
 UNSET = object()
+
+#: The kind of pool makes no difference.
+pytestmark = pytest.mark.parametrize("executor_class", [WorkerPool], ids=["WorkerPool"])
 
 
 @pytest.fixture
@@ -45,27 +50,9 @@ async def test_variables_go_in_and_come_out_at_each_border(
             var.set(f"body {number}")
             new.set(number)
         assert (var.get(), new.get()) == (f"body {number}", number)
+        assert contextvars.copy_context()[var] == f"body {number}"
         async with threadpool(executor):
             assert (var.get(), new.get()) == (f"body {number}", number)
-
-
-@on_every_loop
-async def test_what_the_body_sets_holds_after_an_error_and_in_new_tasks(
-    executor: Executor, var: ContextVar[object]
-) -> None:
-    """As in any block, an exception undoes nothing; the value is in the task's own Context."""
-
-    async def child() -> object:
-        async with threadpool(executor):
-            return var.get()
-
-    with contextlib.suppress(ValueError):
-        async with threadpool(executor):
-            var.set("body")
-            raise ValueError
-    assert var.get() == "body"
-    assert contextvars.copy_context()[var] == "body"
-    assert await asyncio.create_task(child()) == "body"
 
 
 @pytest.mark.trio
@@ -89,11 +76,12 @@ async def test_the_variables_of_the_body_are_not_those_of_the_thread(
 async def test_tasks_do_not_see_each_others_variables(
     executor: Executor, var: ContextVar[object]
 ) -> None:
-    """Two bodies at the same time, and the one who made the tasks."""
+    """Two bodies of one block object at the same time, and the one who made the tasks."""
+    block = threadpool(executor)
     both = threading.Barrier(2)
 
     async def child(value: str) -> object:
-        async with threadpool(executor):
+        async with block:
             var.set(value)
             both.wait(LIMIT)
             assert var.get() == value
@@ -102,29 +90,6 @@ async def test_tasks_do_not_see_each_others_variables(
     var.set("main")
     assert await asyncio.gather(child("a"), child("b")) == ["a", "b"]
     assert var.get() == "main"
-
-
-@pytest.mark.trio
-@on_every_loop
-async def test_nested_blocks_share_variables_and_tokens(
-    one: Executor, other: Executor, var: ContextVar[object]
-) -> None:
-    """All blocks of a task have one Context, on whatever executor."""
-    mine: ContextVar[int] = ContextVar("mine")
-    var.set("loop")
-    async with threadpool(one):
-        assert var.get() == "loop"
-        token = mine.set(1)
-        async with threadpool(other):
-            assert (var.get(), mine.get()) == ("loop", 1)
-            var.set("B")
-            async with threadpool(one):
-                assert var.get() == "B"
-                var.set("A again")
-            assert var.get() == "A again"
-            mine.reset(token)
-        assert (var.get(), mine.get(UNSET)) == ("A again", UNSET)
-    assert (var.get(), mine.get(UNSET)) == ("A again", UNSET)
 
 
 @pytest.mark.trio
@@ -177,74 +142,6 @@ async def test_a_problem_with_the_variables_is_raised_at_the_entry(
     await in_block_of(one)
 
 
-# --- tokens ---
-
-
-def set_var(var: ContextVar[object], values: tuple[object, ...]) -> None:
-    for value in values:
-        var.set(value)
-
-
-BEFORE = pytest.mark.parametrize("before", [(), ("before",)], ids=["unset", "set"])
-
-
-@BEFORE
-@pytest.mark.parametrize("later", [False, True], ids=["same-block", "later-block"])
-@on_every_loop
-async def test_a_token_of_a_body_is_reset_in_that_body_or_a_later_one(
-    executor: Executor,
-    var: ContextVar[object],
-    before: tuple[object, ...],
-    later: bool,
-) -> None:
-    """So a manager may enter in one block and leave in another one."""
-    as_before = (*before, UNSET)[0]
-    set_var(var, before)
-    async with threadpool(executor):
-        token = var.set("body")
-        if not later:
-            var.reset(token)
-            assert var.get(UNSET) is as_before
-    if later:
-        assert var.get() == "body"
-        await asyncio.sleep(0)
-        async with threadpool(executor):
-            assert var.get() == "body"
-            var.reset(token)
-            assert var.get(UNSET) is as_before
-    assert var.get(UNSET) is as_before
-    assert (var in contextvars.copy_context()) is bool(before)
-    async with threadpool(executor):
-        assert var.get(UNSET) is as_before
-
-
-@pytest.mark.trio
-@BEFORE
-@pytest.mark.parametrize("body_sets", [False, True], ids=["left-alone", "body-sets"])
-@on_every_loop
-async def test_a_token_of_the_loop_is_reset_on_the_loop(
-    executor: Executor,
-    var: ContextVar[object],
-    before: tuple[object, ...],
-    body_sets: bool,
-) -> None:
-    """The reset is the last word, whatever the body has set."""
-    as_before = (*before, UNSET)[0]
-    set_var(var, before)
-    token = var.set("loop")
-    async with threadpool(executor):
-        assert var.get() == "loop"
-        if body_sets:
-            var.set("body")
-    assert var.get() == ("body" if body_sets else "loop")
-    var.reset(token)
-    assert var.get(UNSET) is as_before
-    async with threadpool(executor):
-        assert var.get(UNSET) is as_before
-        assert (var in contextvars.copy_context()) is bool(before)
-    assert var.get(UNSET) is as_before
-
-
 @pytest.mark.trio
 @on_every_loop
 async def test_setting_and_unsetting_may_alternate(
@@ -266,49 +163,31 @@ async def test_setting_and_unsetting_may_alternate(
             assert var.get(UNSET) is UNSET
 
 
-@pytest.mark.trio
-@on_every_loop
-async def test_a_token_does_not_cross_the_border(
-    executor: Executor, var: ContextVar[object]
-) -> None:
-    """ValueError, as between any two Contexts. Nothing changes; its own side still resets it."""
-
-    def cannot_reset(token: Token[object], value: str) -> None:
-        with pytest.raises(ValueError, match="different Context"):
-            var.reset(token)
-        assert var.get() == value
-
-    of_loop = var.set("loop")
-    async with threadpool(executor):
-        cannot_reset(of_loop, "loop")
-        of_body = var.set("body")
-    cannot_reset(of_body, "body")
-    async with threadpool(executor):
-        var.reset(of_body)
-    assert var.get() == "loop"
-    var.reset(of_loop)
-    assert var.get(UNSET) is UNSET
-
-
 # --- two tasks with one Context ---
 
 
 @on_every_loop
 async def test_two_bodies_may_run_at_once_for_one_context(executor: Executor) -> None:
-    """Neither task is lost, and what each set is there in the end."""
-    both = threading.Barrier(2)
+    """Nor two loop parts. Neither task is lost, and what each set is there in the end."""
+    both, go = threading.Barrier(2), asyncio.Event()
     variables = [ContextVar[int]("first"), ContextVar[int]("second")]
 
     async def child(number: int) -> int:
         async with threadpool(executor):
+            async with eventloop():
+                await go.wait()
             both.wait(LIMIT)
             variables[number].set(number)
             both.wait(LIMIT)
+            async with eventloop():
+                await asyncio.sleep(0)
         return number
 
     loop = asyncio.get_running_loop()
     shared = contextvars.copy_context()
     tasks = [loop.create_task(child(number), context=shared) for number in range(2)]
+    await turns()
+    go.set()
     assert await asyncio.gather(*tasks) == [0, 1]
     assert [shared.get(each) for each in variables] == [0, 1]
 
@@ -358,11 +237,11 @@ async def with_a_sharer(
     ],
     ids=["nothing", "the-same", "another"],
 )
-@BEFORE
+@pytest.mark.parametrize("before", [UNSET, "before"], ids=["unset", "set"])
 @on_every_loop
 async def test_the_body_writes_over_only_what_it_has_set(
     executor: Executor,
-    before: tuple[object, ...],
+    before: object,
     body_sets: tuple[str, ...],
     kept: dict[str, str],
 ) -> None:
@@ -370,11 +249,12 @@ async def test_the_body_writes_over_only_what_it_has_set(
     variables = {name: ContextVar[object](name) for name in ("var", "second")}
 
     def in_body() -> None:
-        assert variables["var"].get(UNSET) == (*before, UNSET)[0]
+        assert variables["var"].get(UNSET) is before
         for name in body_sets:
             variables[name].set("body")
 
-    set_var(variables["var"], before)
+    if before is not UNSET:
+        variables["var"].set(before)
     shared = await with_a_sharer(executor, lambda: variables["var"].set("sharer"), in_body)
     found = {name: shared[each] for name, each in variables.items() if each in shared}
     assert found == kept

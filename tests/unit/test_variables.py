@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
-from contextvars import Context, ContextVar, Token, copy_context
+from contextvars import Context, ContextVar, Token
 from typing import Any
 
 import pytest
@@ -87,59 +86,6 @@ def test_a_variable_without_a_token_stays_and_is_told(var: ContextVar[Any]) -> N
     here = context_with({var: 1})
     assert not here.run(merge_changes, Context(), here.copy(), {})
     assert here[var] == 1
-
-
-class Sides:
-    """Loop and worker of one task, as a strand uses them: the journey without the threads."""
-
-    def __init__(self) -> None:
-        self.loop = Context()
-        self.worker = Context()
-        self.loop_tokens: dict[ContextVar[Any], Token[Any]] = {}
-        self.worker_tokens: dict[ContextVar[Any], Token[Any]] = {}
-        self.base = Context()
-
-    def go_to_worker(self) -> None:
-        self.base = self.loop.run(copy_context)
-        if len(self.worker):
-            self.worker.run(merge_changes, self.base, self.worker, self.worker_tokens)
-        else:
-            self.worker.run(copy_all, self.base, self.worker_tokens)
-
-    def go_to_loop(self) -> None:
-        self.loop.run(merge_changes, self.worker, self.base, self.loop_tokens)
-
-
-@pytest.mark.parametrize("steps", range(1, 8))
-def test_two_contexts_behave_like_one(steps: int) -> None:
-    """Every sequence of setting, resetting and crossing gives what a single Context would give.
-
-    Except for tokens: each side resets its own, the last one first.
-    """
-    for story in itertools.product(("set", "reset", "cross"), repeat=steps):
-        var: ContextVar[Any] = ContextVar("var")
-        sides = Sides()
-        on_loop = True
-        tokens: dict[bool, list[tuple[Token[Any], Any]]] = {True: [], False: []}
-        expected = UNSET
-        for step in story:
-            here = sides.loop if on_loop else sides.worker
-            if step == "set":
-                value = object()
-                tokens[on_loop].append((here.run(var.set, value), expected))
-                expected = value
-            elif step == "reset":
-                if tokens[on_loop]:
-                    token, expected = tokens[on_loop].pop()
-                    here.run(var.reset, token)
-            elif on_loop:
-                sides.go_to_worker()
-                on_loop = False
-            else:
-                sides.go_to_loop()
-                on_loop = True
-            here = sides.loop if on_loop else sides.worker
-            assert here.get(var, UNSET) is expected, story
 
 
 # --- whether anything was set at all ---
