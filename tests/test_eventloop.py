@@ -3,108 +3,64 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
-import sqlite3
-import traceback
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from typing import Any
 
 import pytest
-from helpers.loops import LoopKind
-from helpers.places import OopsError, Trail, assert_is_whole, here, place, start, suspend
-from helpers.steps import Gate, turns, until
+from helpers.loops import LoopKind, on_every_loop
+from helpers.places import (
+    OopsError,
+    Trail,
+    assert_is_whole,
+    here,
+    in_block_of,
+    place,
+    start,
+    suspend,
+)
+from helpers.steps import turns
 
 from threadhop import eventloop, exec_in_eventloop, threadpool
-
-color = contextvars.ContextVar("color", default="unset")
-
 
 # --- where it runs
 
 
-def test_the_part_runs_on_the_loop_and_the_body_has_none(
-    loops: LoopKind, one: ThreadPoolExecutor
+@on_every_loop
+async def test_the_part_runs_on_the_loop_in_the_same_task_and_the_body_has_none(
+    one: ThreadPoolExecutor,
 ) -> None:
     """An await that belongs into a part is refused behind it as before it, and harms nothing."""
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        future = loop.create_future()
-        async with threadpool(one):
-            for _ in range(2):
-                assert place() == "one_0"
-                with pytest.raises(RuntimeError, match="no running event loop"):
-                    asyncio.get_running_loop()
-                with pytest.raises(RuntimeError, match="eventloop"):
-                    await future
-                async with eventloop() as bound:  # type: ignore[var-annotated, unused-ignore]
-                    assert place() == "loop"
-                    assert asyncio.get_running_loop() is loop
-                    assert bound is None
-                    await suspend()
-            async with eventloop():
-                loop.call_soon(future.set_result, "value")
-                assert await future == "value"
-
-    loops.run(main)
-
-
-def test_the_part_is_the_same_task(current_task_loops: LoopKind, executor: Executor) -> None:
-    async def main() -> None:
-        task = asyncio.current_task()
-        async with threadpool(executor):
-            async with eventloop():
-                assert asyncio.current_task() is task
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    future = loop.create_future()
+    async with threadpool(one):
+        for _ in range(2):
+            assert place() == "one_0"
+            with pytest.raises(RuntimeError, match="no running event loop"):
+                asyncio.get_running_loop()
+            with pytest.raises(RuntimeError, match="eventloop"):
+                await future
+            async with eventloop() as bound:  # type: ignore[var-annotated, unused-ignore]
+                assert place() == "loop"
+                assert asyncio.get_running_loop() is loop
+                assert bound is None
                 await suspend()
                 assert asyncio.current_task() is task
-
-    current_task_loops.run(main)
-
-
-@pytest.mark.trio
-def test_the_same_worker_thread_goes_on_after_it(loops: LoopKind, executor: Executor) -> None:
-    """A connection of sqlite3 checks its thread, and stays usable over many parts."""
-
-    async def main() -> None:
-        async with threadpool(executor):
-            connection = sqlite3.connect(":memory:", check_same_thread=True)
-            with contextlib.closing(connection):
-                connection.execute("create table t (n)")
-                for number in range(20):
-                    connection.execute("insert into t values (?)", (number,))
-                    async with eventloop():
-                        with pytest.raises(sqlite3.ProgrammingError):
-                            connection.execute("select 1")
-                        await suspend()
-                assert connection.execute("select sum(n) from t").fetchone() == (190,)
-
-    loops.run(main)
+        async with eventloop():
+            loop.call_soon(future.set_result, "value")
+            assert await future == "value"
 
 
-def test_the_worker_does_nothing_else_meanwhile(loops: LoopKind, one: ThreadPoolExecutor) -> None:
-    """A job of somebody else, on a pool of one, runs after the block and not within the part."""
-    trail = Trail()
-
-    async def main() -> None:
-        async with threadpool(one):
-            async with eventloop():
-                job = one.submit(trail.note, "job")
-                await turns(20)
-                trail.note("part ends")
-            trail.note("body ends")
-        await asyncio.wrap_future(job)
-
-    loops.run(main)
-    assert trail.steps == [("part ends", "loop"), ("body ends", "one_0"), ("job", "one_0")]
-
-
-def test_one_object_is_used_again_and_shared_by_tasks_at_once(
-    loops: LoopKind, executor: Executor
-) -> None:
+@on_every_loop
+async def test_one_object_is_used_again_and_shared_by_tasks_at_once(executor: Executor) -> None:
     """Each task is in the part when the other one enters it; each goes back to its own worker."""
     part = eventloop()
+    met: list[int] = []
+    all_met = asyncio.Event()
 
-    async def block(met: list[int], all_met: asyncio.Event) -> None:
+    async def block() -> None:
         async with threadpool(executor):
             worker = here()
             for _ in range(3):
@@ -116,19 +72,13 @@ def test_one_object_is_used_again_and_shared_by_tasks_at_once(
                     await all_met.wait()
                 assert here() == worker
 
-    async def main() -> None:
-        met: list[int] = []
-        all_met = asyncio.Event()
-        await asyncio.gather(block(met, all_met), block(met, all_met))
-        assert len(met) == 6
-
-    loops.run(main)
+    await asyncio.gather(block(), block())
+    assert len(met) == 6
 
 
 @pytest.mark.trio
-def test_five_hundred_round_trips_in_one_block_lose_nothing(
-    loops: LoopKind, executor: Executor
-) -> None:
+@on_every_loop
+async def test_five_hundred_round_trips_in_one_block_lose_nothing(executor: Executor) -> None:
     """Parts and calls take turns, and each sees what the others have counted."""
     counter = contextvars.ContextVar("counter", default=0)
 
@@ -136,20 +86,17 @@ def test_five_hundred_round_trips_in_one_block_lose_nothing(
         counter.set(counter.get() + 1)
         return place()
 
-    async def main() -> None:
-        async with threadpool(executor):
-            worker = here()
-            for number in range(250):
-                async with eventloop():
-                    assert count() == "loop"
-                assert here() == worker
-                assert exec_in_eventloop(count) == "loop"
-                assert here() == worker
-                count()
-                assert counter.get() == 3 * (number + 1)
-        assert counter.get() == 750
-
-    loops.run(main)
+    async with threadpool(executor):
+        worker = here()
+        for number in range(250):
+            async with eventloop():
+                assert count() == "loop"
+            assert here() == worker
+            assert exec_in_eventloop(count) == "loop"
+            assert here() == worker
+            count()
+            assert counter.get() == 3 * (number + 1)
+    assert counter.get() == 750
 
 
 def test_a_part_is_entered_while_the_pool_is_shut_down(
@@ -174,11 +121,30 @@ def test_a_part_is_entered_while_the_pool_is_shut_down(
     current_task_loops.run(main)
 
 
-def test_a_task_that_ended_in_a_part_does_not_hold_its_worker(
-    loops: LoopKind,
-    one: ThreadPoolExecutor,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("is_set", [False, True])
+def test_the_default_executor_is_found_again_from_a_part(
+    current_task_loops: LoopKind, executor_class: type[ThreadPoolExecutor], is_set: bool
+) -> None:
+    """The task holds its worker already, although the block names no executor."""
+
+    async def main() -> None:
+        with executor_class(1) as pool:
+            if is_set:
+                asyncio.get_running_loop().set_default_executor(pool)
+            async with threadpool():
+                worker = here()
+                async with eventloop():
+                    async with threadpool():
+                        assert here() == worker
+                    await suspend()
+                assert here() == worker
+
+    current_task_loops.run(main)
+
+
+@on_every_loop
+async def test_a_task_that_ended_in_a_part_does_not_hold_its_worker(
+    one: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody keeps the task, for its result. A warning says that the part was not left."""
     monkeypatch.setattr("threadhop._block_job.POLL", 0.01)
@@ -188,218 +154,187 @@ def test_a_task_that_ended_in_a_part_does_not_hold_its_worker(
         await eventloop().__aenter__()
         return "value"
 
-    async def main() -> None:
-        task = start(ends())
-        assert await task == "value"
-        await assert_is_whole(one, 1)
-        assert task.done()
-
-    loops.run(main)
+    task = start(ends())
+    assert await task == "value"
+    await assert_is_whole(one, 1)
+    assert task.done()
     assert "without leaving it" in caplog.text
 
 
-# --- outside of any block
-
-
-def test_outside_of_any_block_it_does_nothing(loops: LoopKind, executor: Executor) -> None:
+@on_every_loop
+async def test_outside_of_any_block_it_does_nothing(executor: Executor) -> None:
     """The thread is the same, and the loop has no turn: nothing else runs between."""
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        ran: list[bool] = []
-        for _ in range(2):
-            loop.call_soon(ran.append, True)
-            async with eventloop():
-                assert place() == "loop"
-                assert not ran
-            assert not ran
-            await turns()
-            assert ran.pop()
-            with pytest.raises(OopsError):
-                async with eventloop():
-                    raise OopsError
-            async with threadpool(executor):  # the second time in a task that had a block
-                pass
-
-    loops.run(main)
-
-
-def test_without_a_loop_the_entry_says_so() -> None:
-    """The coroutine is stepped by hand, in a thread that knows no loop."""
-
-    async def main() -> None:
+    loop = asyncio.get_running_loop()
+    ran: list[bool] = []
+    for _ in range(2):
+        loop.call_soon(ran.append, True)
         async with eventloop():
-            raise AssertionError("the part ran")
+            assert place() == "loop"
+            assert not ran
+        assert not ran
+        await turns()
+        assert ran.pop()
+        with pytest.raises(OopsError):
+            async with eventloop():
+                raise OopsError
+        async with threadpool(executor):  # the second time in a task that had a block
+            pass
 
-    with pytest.raises(RuntimeError, match=r"eventloop\(\).*threadpool\(\)"):
-        main().send(None)
+
+# --- loop parts within blocks within loop parts
+
+#: Managers that are entered in order, and the places to which they lead.
+WAYS = {
+    "one loop": "one_0 loop",
+    "one loop loop": "one_0 loop loop",
+    "one one loop": "one_0 one_0 loop",
+    "one other one other": "one_0 other_0 one_0 other_0",
+    "one other loop one loop": "one_0 other_0 loop one_0 loop",
+    "one loop other loop one loop": "one_0 loop other_0 loop one_0 loop",
+    # A pool of one would wait for itself, were its worker not found again.
+    " ".join(["one loop"] * 10): " ".join(["one_0 loop"] * 10),
+}
 
 
-# --- ways out of it
+async def nest(trail: Trail, *managers: Any) -> None:
+    """Enter all of them, one by one; note where, on the way in and on the way out."""
+    if not managers:
+        return
+    async with managers[0]:
+        trail.note("in")
+        if place() == "loop":
+            await suspend()
+        try:
+            await nest(trail, *managers[1:])
+        finally:
+            trail.note("out")
+
+
+async def stack(trail: Trail, *managers: Any) -> None:
+    """Do the same without frames that wait in between."""
+    async with AsyncExitStack() as entered:
+        for manager in managers:
+            await entered.enter_async_context(manager)
+            trail.note("in")
+            entered.callback(trail.note, "out")
+
+
+async def wrap(trail: Trail, *managers: Any) -> None:
+    """Do the same by functions that hide what they enter."""
+
+    @asynccontextmanager
+    async def hidden(manager: Any) -> AsyncIterator[None]:
+        async with manager:
+            yield
+
+    await nest(trail, *(hidden(manager) for manager in managers))
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("how", ["end", "return", "break", "continue", "raise"])
-def test_however_the_part_is_left_each_finally_runs_in_its_own_thread(
-    loops: LoopKind, one: ThreadPoolExecutor, how: str
+@pytest.mark.parametrize("how", [nest, stack, wrap], ids=lambda how: how.__name__)
+@pytest.mark.parametrize("fails", [False, True])
+@on_every_loop
+async def test_the_way_back_is_the_way_there(
+    one: ThreadPoolExecutor, other: ThreadPoolExecutor, how: Callable[..., Any], fails: bool
 ) -> None:
+    """Each step of it runs in the thread of its own block or part, also after an error."""
+
+    @asynccontextmanager
+    async def innermost() -> AsyncIterator[None]:
+        yield
+        if fails:
+            raise OopsError
+
+    managers = {"one": threadpool(one), "other": threadpool(other), "loop": eventloop()}
+    for way, names in WAYS.items():
+        trail = Trail()
+        try:
+            await how(trail, *(managers[name] for name in way.split()), innermost())
+        except OopsError as error:
+            assert fails, way
+            assert error.__context__ is None
+        else:
+            assert not fails, way
+        trail.note("outside")
+        places = names.split()
+        there = [("in", place) for place in [*places, places[-1]]]
+        back = [("out", place) for place in [places[-1], *reversed(places)]]
+        assert trail.steps == [*there, *back, ("outside", "loop")], way
+
+
+# --- in generators and context managers
+
+
+@pytest.mark.trio
+@on_every_loop
+async def test_a_generator_yields_from_a_part_to_a_consumer_on_the_loop(
+    one: ThreadPoolExecutor,
+) -> None:
+    """That awaits, and has blocks on the worker that its task holds already. It may close it later:
+    GeneratorExit goes through the part, and through the body.
+    """
     trail = Trail()
 
-    async def leave() -> str:
-        for _ in range(1):
-            async with threadpool(one):
-                try:
-                    async with eventloop():
-                        try:
-                            await suspend()
-                            if how == "return":
-                                return "value"
-                            if how == "break":
-                                break
-                            if how == "continue":
-                                continue
-                            if how == "raise":
-                                raise OopsError
-                        finally:
-                            trail.note("part")
-                    trail.note("end")
-                finally:
-                    trail.note("body")
-        return "end"
-
-    async def main() -> None:
-        try:
-            assert await leave() == ("value" if how == "return" else "end")
-        except OopsError:
-            assert how == "raise"
-        trail.note("outside")
-
-    loops.run(main)
-    at_end = [("end", "one_0")] if how == "end" else []
-    assert trail.steps == [("part", "loop"), *at_end, ("body", "one_0"), ("outside", "loop")]
-
-
-@pytest.mark.trio
-def test_an_error_of_the_part_is_caught_on_the_worker(
-    loops: LoopKind, one: ThreadPoolExecutor
-) -> None:
-    """The error is the object itself, with the lines of the part and no foreign context."""
-    error = OopsError("part")
-
-    async def fails() -> None:
-        await suspend()
-        raise error  # the line
-
-    async def main() -> None:
+    async def rows() -> AsyncIterator[int]:
         async with threadpool(one):
             try:
-                async with eventloop():
-                    await fails()
-            except OopsError as caught:
-                assert caught is error
-                assert caught.__context__ is None
-                assert place() == "one_0"
-                lines = [frame.line for frame in traceback.extract_tb(caught.__traceback__)]
-                assert lines == ["await fails()", "raise error  # the line"]
-            else:
-                raise AssertionError("nothing was raised")
+                for number in range(3):
+                    trail.note("row")
+                    async with eventloop():
+                        try:
+                            yield number
+                        finally:
+                            await suspend()
+                            trail.note("part")
+            finally:
+                trail.note("body")
 
-    loops.run(main)
+    source: Any = rows()
+    async for number in source:
+        trail.note("item")
+        await suspend()
+        async with threadpool(one):
+            trail.note("block")
+        if number == 1:
+            break
+    trail.note("break")
+    await suspend()
+    await source.aclose()
+    trail.note("outside")
+    row = [("row", "one_0"), ("item", "loop"), ("block", "one_0")]
+    end = [("part", "loop"), ("body", "one_0"), ("outside", "loop")]
+    assert trail.steps == [*row, ("part", "loop"), *row, ("break", "loop"), *end]
+    await in_block_of(one)
 
 
-@pytest.mark.trio
-@pytest.mark.parametrize(
-    "kind",
-    [
-        OopsError,
-        StopIteration,
-        StopAsyncIteration,
-        GeneratorExit,
-        SystemExit,
-        KeyboardInterrupt,
-        asyncio.CancelledError,
-    ],
-)
-def test_whatever_the_part_raises_comes_out_through_the_worker(
-    loops: LoopKind, one: ThreadPoolExecutor, kind: type[BaseException]
+@pytest.mark.parametrize("forgives", [False, True])
+@on_every_loop
+async def test_a_context_manager_yields_from_a_part_within_its_block(
+    one: ThreadPoolExecutor, forgives: bool
 ) -> None:
-    """An ``except`` of the body sees the object itself, and so does one around the block."""
+    """Setup and teardown share a worker. The user's body runs on the loop, and may await."""
     trail = Trail()
 
-    async def main() -> None:
-        error = kind("odd")
-        try:
-            async with threadpool(one):
-                try:
-                    async with eventloop():
-                        await suspend()
-                        raise error
-                except kind as caught:
-                    assert caught is error
-                    trail.note("body")
-                    raise
-        except kind as caught:
-            assert caught is error
-            assert caught.__context__ is None
-            trail.note("outside")
-
-    loops.run(main)
-    assert trail.steps == [("body", "one_0"), ("outside", "loop")]
-
-
-@pytest.mark.trio
-def test_an_error_that_the_body_handles_is_handled_in_its_part_too(
-    loops: LoopKind, executor: Executor
-) -> None:
-    """A new error has the handled one as its context, and a bare ``raise`` raises that."""
-
-    async def main() -> None:
-        async with threadpool(executor):
+    @asynccontextmanager
+    async def connection() -> AsyncIterator[None]:
+        async with threadpool(one):
+            trail.note("open")
             try:
-                raise OopsError("body")
+                async with eventloop():
+                    yield
             except OopsError:
-                with pytest.raises(LookupError) as caught:
-                    async with eventloop():
-                        await suspend()
-                        raise LookupError("part") from None
-                assert isinstance(caught.value.__context__, OopsError)
-                with pytest.raises(OopsError, match="body"):
-                    async with eventloop():
-                        await suspend()
-                        raise  # the handled one
+                trail.note("error")
+                if not forgives:
+                    raise
+            finally:
+                trail.note("close")
 
-    loops.run(main)
-
-
-# --- context variables: see test_context_model.py, too
-
-
-def test_tasks_that_share_a_context_are_in_parts_and_bodies_at_once(
-    loops: LoopKind, executor: Executor
-) -> None:
-    """The worker never enters the Context of the task, so neither of them is lost."""
-
-    async def block(gate: Gate, go: asyncio.Event) -> str:
-        async with threadpool(executor):
-            async with eventloop():
-                await go.wait()
-            gate.stop_here()
-            async with eventloop():
-                await suspend()
-        return "ended"
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        shared = contextvars.copy_context()
-        gates = [Gate(), Gate()]
-        go = asyncio.Event()
-        tasks = [loop.create_task(block(gate, go), context=shared) for gate in gates]
-        await turns()
-        go.set()
-        for gate in gates:
-            await until(gate.reached.is_set)
-        for gate in gates:
-            gate.open()
-        assert await asyncio.gather(*tasks) == ["ended", "ended"]
-
-    loops.run(main)
+    async with connection():
+        assert place() == "loop"
+        await suspend()
+    assert place() == "loop"
+    with nullcontext() if forgives else pytest.raises(OopsError):
+        async with connection():
+            raise OopsError
+    assert place() == "loop"
+    assert trail.steps == [(step, "one_0") for step in ("open", "close", "open", "error", "close")]
