@@ -3,23 +3,143 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import pytest
-from helpers.cancelling import error_of, forever, run_and_cancel_at, run_with_task
-from helpers.loops import LoopKind
-from helpers.steps import LIMIT, Gate, HeldExecutor, busy, turns, until, wait_until
+from helpers.cancelling import run_and_cancel_at, run_with_task
+from helpers.loops import LoopKind, on_every_loop
+from helpers.places import Trail, forever, here, in_block_of, on_worker, place, start
+from helpers.steps import Gate, HeldExecutor, busy, turns, until, wait_until
 
-from threadhop import check_cancelled, threadpool
+from threadhop import WorkerPool, check_cancelled, eventloop, threadpool
 
-here = threading.get_ident
+# --- at each stage of a way through blocks and loop parts
 
-# --- before the entry
+#: By the way of a task: the stages at which it is cancelled, and the places that this passes then.
+#: "to" a block: while that waits for a worker.
+WAYS = {
+    "one part other inner": {
+        "to one": "out",
+        "one": "one out",
+        "part": "part one out",
+        "to other": "part one out",
+        "other": "other part one out",
+        "inner": "inner other part one out",
+        # The body comes to its end first, so nothing passes in it.
+        "other again": "part one out",
+        "part again": "part one out",
+        "one again": "out",
+    },
+    "one other": {
+        "one": "one out",
+        "to other": "one out",
+        "other": "one out",
+        "one again": "out",
+    },
+    # Nothing moves at the exit of the inner one: the outer body is still the same running body.
+    "one same": {"one": "out", "same": "out", "one again": "out"},
+}
+STAGES = [(way, stage) for way, stages in WAYS.items() for stage in stages]
+
+#: Where they run.
+PLACES = {"out": "loop", "one": "one_0", "same": "one_0", "other": "other_0"} | dict.fromkeys(
+    ("part", "inner"), "loop"
+)
+
+
+class Journey:
+    """A task that goes a way there and back, and is cancelled at one of the stages.
+
+    A CancelledError is swallowed at the place *swallows*.
+    """
+
+    def __init__(self, pools: dict[str, Any], way: str, stage: str, swallows: str) -> None:
+        self.pools = pools
+        self.way = way.split()
+        self.stage = stage
+        self.swallows = swallows
+        self.gate = Gate()
+        self.trail = Trail()
+
+    @contextmanager
+    def watch(self, name: str) -> Any:
+        try:
+            with self.trail.watch(name):
+                yield
+        except asyncio.CancelledError:
+            if self.swallows != name:
+                raise
+        finally:
+            assert place() == PLACES[name]
+
+    async def be_at(self, stage: str) -> None:
+        """Let the cancellation come, if this is the stage: to a body that works, or at an await."""
+        if stage != self.stage:
+            return
+        if place() == "loop":
+            self.gate.reached.set()
+            await forever()
+        self.gate.stop_here()
+        with pytest.raises(asyncio.CancelledError, match="stop"):
+            check_cancelled()
+
+    async def go(self, depth: int = 0) -> None:
+        with self.watch(self.way[depth - 1] if depth else "out"):
+            if depth:
+                await self.be_at(self.way[depth - 1])
+            if depth < len(self.way):
+                pool = self.pools.get(self.way[depth])
+                async with eventloop() if pool is None else threadpool(pool):
+                    await self.go(depth + 1)
+                if depth:
+                    await self.be_at(f"{self.way[depth - 1]} again")
+
+    async def run(self) -> asyncio.Task[None]:
+        queue = self.pools[self.stage[3:]] if self.stage.startswith("to ") else None
+        with nullcontext() if queue is None else busy(queue):
+            task = start(self.go())
+            await until(self.gate.reached.is_set if queue is None else queue._work_queue.qsize)
+            task.cancel("stop")
+            if PLACES.get(self.stage.split()[0], "loop") != "loop":
+                await turns()
+                assert not task.done(), "the thread was abandoned"
+            self.gate.open()
+            await until(task.done)
+        await in_block_of(*self.pools.values())  # all workers are free again
+        return task
+
+
+@pytest.mark.parametrize(("way", "stage"), STAGES)
+@on_every_loop
+async def test_cancelled_at_any_stage_it_passes_each_place_in_its_own_thread(
+    one: ThreadPoolExecutor, other: ThreadPoolExecutor, way: str, stage: str
+) -> None:
+    """The error is one object with its message and no context, and is raised once.
+
+    Swallowed on a worker, it is raised again by the end of the block. The loop is done with it.
+    """
+    pools = {"one": one, "same": one, "other": other}
+    places = WAYS[way][stage].split()
+    for swallows in ("", *places[:-1]):
+        passes = places
+        if swallows in ("part", "inner"):
+            # The await that raised it has dealt with it: nothing outside of the part sees it.
+            passes = places[: places.index(swallows) + 1]
+        journey = Journey(pools, way, stage, swallows)
+        task = await journey.run()
+        assert journey.trail.steps == [(name, PLACES[name]) for name in passes], swallows
+        assert task.cancelled() == (passes[-1] == "out"), swallows
+        assert task.cancelling() == 1
+        if not swallows:
+            assert len({id(error) for error in journey.trail.errors}) == 1
+            assert journey.trail.errors.pop().__context__ is None
+
+
+# --- before and within the body
 
 
 @pytest.mark.parametrize("message", ["enough", None])
@@ -48,173 +168,61 @@ def test_a_task_that_cancelled_itself_never_begins_the_body(
     assert not began
 
 
-def test_a_cancellation_that_was_caught_before_the_block_does_not_come_again(
-    loops: LoopKind, executor: Executor
+@on_every_loop
+async def test_a_cancellation_of_a_running_body_that_is_taken_back_is_raised_all_the_same(
+    executor: Executor,
 ) -> None:
-    async def body(task: asyncio.Task[Any]) -> str:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await forever()
-        async with threadpool(executor):
-            return "ran"
-
-    assert run_with_task(loops, body).result() == "ran"
-
-
-# --- while the block waits for a worker
-
-
-@pytest.mark.parametrize("named", [True, False], ids=["its executor", "the default executor"])
-def test_a_queued_block_is_cancelled_before_the_worker_is_free(
-    current_task_loops: LoopKind, executor_class: type[ThreadPoolExecutor], named: bool
-) -> None:
-    """The task does not wait for its turn, the body never runs, and the task is usable."""
-    told, began = [], []
-
-    async def block(pool: Executor | None) -> str:
-        try:
-            async with threadpool(pool):
-                began.append(True)
-        except asyncio.CancelledError as error:
-            told.append((here(), error.args))
-        async with threadpool(pool):
-            return "second"
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        pool = executor_class(1)
-        loop.set_default_executor(pool)
-        with busy(pool):
-            task = loop.create_task(block(pool if named else None))
-            await turns()
-            task.cancel("no longer")
-            await until(lambda: told)  # The worker is still busy.
-        assert await task == "second"
-        assert told == [(here(), ("no longer",))]
-        assert not began
-        pool.shutdown()
-
-    current_task_loops.run(main)
-
-
-# --- while the body runs
-
-
-#: PyPy 3.11 itself crashes, with any context manager whose exit raises then.
-crashes_pypy = pytest.mark.skipif(sys.implementation.name == "pypy", reason="a fault of PyPy")
-
-
-@pytest.mark.parametrize(
-    "end",
-    [
-        "its last line",
-        "return",
-        pytest.param("break", marks=crashes_pypy),
-        pytest.param("continue", marks=crashes_pypy),
-        "swallows",
-        "taken back",
-    ],
-)
-def test_a_running_body_comes_to_its_end_and_then_the_exit_raises(
-    loops: LoopKind, executor: Executor, end: str
-) -> None:
-    """Nothing is raised in the body, whose thread is not abandoned; the exit raises on the loop.
-
-    As with ``asyncio.to_thread``, ``uncancel()`` counts down and unsends nothing.
-    """
+    """As with ``asyncio.to_thread``, ``uncancel()`` counts down and unsends nothing."""
     gate = Gate()
-    steps: list[object] = []
 
-    async def block() -> str | None:
-        loop_thread = here()
-        try:
-            for _ in range(2):
-                async with threadpool(executor):
-                    try:
-                        gate.stop_here()
-                    except BaseException as error:
-                        steps.append(error)
-                    steps.append("body")
-                    if end == "return":
-                        return "value"
-                    if end == "break":
-                        break
-                    if end == "continue":
-                        continue
-                    if end == "swallows":
-                        with suppress(BaseException):
-                            check_cancelled()
-            steps.append("after the block")
-        except asyncio.CancelledError as error:
-            assert here() == loop_thread
-            assert error.__context__ is None
-            steps.append("cancelled")
-            raise
-        return None
+    async def block() -> str:
+        async with threadpool(executor):
+            gate.stop_here()
+            return "value"
 
-    async def main() -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(block())
-        await until(gate.reached.is_set)
-        assert task.cancel("stop")
-        if end == "taken back":
-            assert task.uncancel() == 0
-        await turns()
-        assert not task.done(), "the thread was abandoned"
-        gate.open()
-        await until(task.done)
-        return task
-
-    assert error_of(loops.run(main)).args == ("stop",)
-    assert steps == ["body", "cancelled"]
+    task = start(block())
+    await until(gate.reached.is_set)
+    assert task.cancel("stop")
+    assert task.uncancel() == 0
+    gate.open()
+    with pytest.raises(asyncio.CancelledError, match="stop"):
+        await task
 
 
 @pytest.mark.parametrize(
     "raised",
     [
         LookupError("body"),
+        ValueError("stop"),
         asyncio.CancelledError("mine"),
         asyncio.CancelledError(),
-        ValueError("stop"),
+        KeyboardInterrupt("mine"),
+        SystemExit("mine"),
     ],
-    ids=["an error", "a CancelledError", "an empty CancelledError", "an error with the message"],
+    ids=repr,
 )
-def test_what_the_body_raised_is_the_context_of_the_cancellation(
+def test_what_the_body_raised_is_the_context_of_the_cancellation_or_wins(
     loops: LoopKind, executor: Executor, raised: BaseException
 ) -> None:
-    """A CancelledError that is not the task's own cancellation, too."""
-    gate = Gate()
-    seen = []
-
-    async def block() -> None:
-        try:
-            async with threadpool(executor):
-                gate.stop_here()
-                raise raised
-        except asyncio.CancelledError as error:
-            seen.append((error.args, error.__context__))
-            raise
-
-    assert run_and_cancel_at(gate, loops, block, "stop").cancelled()
-    assert seen == [(("stop",), raised)]
-
-
-@pytest.mark.parametrize("stronger", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_out_of_the_body_wins_over_the_cancellation(
-    loops: LoopKind, executor: Executor, stronger: type[BaseException]
-) -> None:
+    """A CancelledError that is not the task's own cancellation is like any error; exits win."""
     gate = Gate()
 
     async def block() -> str:
         loop_thread = here()
-        with pytest.raises(stronger, match="mine"):
+        with pytest.raises(BaseException, match=r"stop|mine") as caught:
             async with threadpool(executor):
                 gate.stop_here()
-                raise stronger("mine")
+                raise raised
         assert here() == loop_thread
-        await turns()  # The cancellation does not come later instead.
-        return "stronger"
+        if isinstance(raised, (KeyboardInterrupt, SystemExit)):
+            assert caught.value is raised
+        else:
+            assert type(caught.value) is asyncio.CancelledError
+            assert (caught.value.args, caught.value.__context__) == (("stop",), raised)
+        await turns()  # Nothing comes later.
+        return "went on"
 
-    assert run_and_cancel_at(gate, loops, block, "stop").result() == "stronger"
+    assert run_and_cancel_at(gate, loops, block, "stop").result() == "went on"
 
 
 def test_an_interrupt_out_of_submit_wins_over_the_cancellation(loops: LoopKind) -> None:
@@ -244,8 +252,8 @@ def test_several_cancellations_are_raised_once_and_the_task_is_usable_afterwards
                 gate.stop_here()
         assert caught.value.args == ("first",)
         await turns()
-        async with threadpool(executor):
-            pass
+        async with threadpool(executor), eventloop():
+            await asyncio.sleep(0)
         await asyncio.sleep(0)
         return "usable"
 
@@ -254,55 +262,64 @@ def test_several_cancellations_are_raised_once_and_the_task_is_usable_afterwards
     assert task.cancelling() == 3
 
 
-def test_a_cancellation_between_the_end_of_the_body_and_the_loop_is_not_lost(
-    loops: LoopKind, executor: Executor
-) -> None:
-    """The body has ended, and the task has yet to be resumed."""
-    gate = Gate()
-    ended = threading.Event()
-
-    async def block() -> None:
-        async with threadpool(executor):
-            gate.stop_here()
-            ended.set()
-
-    async def main() -> None:
-        task = asyncio.get_running_loop().create_task(block())
-        await until(gate.reached.is_set)
-        gate.open()
-        assert ended.wait(LIMIT)  # The loop stands still meanwhile.
-        task.cancel("late")
-        await until(task.done)
-        assert task.cancelled()
-
-    loops.run(main)
-
-
 # --- with the tools of asyncio
 
 
 class Work:
-    """A block that waits in its body until its task is cancelled, then ends or raises."""
+    """A block whose body waits until its task is cancelled, and then ends in some way."""
 
-    def __init__(self, executor: Executor, end: Callable[[], object]) -> None:
+    def __init__(self, executor: Executor, body: Callable[[Work], Awaitable[None]]) -> None:
         self.executor = executor
-        self.end = end
+        self.body = body
         self.has_begun = threading.Event()
         self.has_ended = False
 
     async def __call__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+        self.task = asyncio.current_task()
         async with threadpool(self.executor):
-            self.has_begun.set()
-            wait_until(task.cancelling)
-            self.has_ended = True
-            self.end()
+            try:
+                await self.body(self)
+            finally:
+                self.has_ended = on_worker()
+
+    def wait(self) -> None:
+        assert self.task is not None
+        self.has_begun.set()
+        wait_until(self.task.cancelling)
 
     async def then(self, do: Callable[[], object]) -> None:
         """Call *do* when the body has begun."""
         await until(self.has_begun.is_set)
         do()
+
+
+async def returns(work: Work) -> None:
+    work.wait()
+
+
+async def checks(work: Work) -> None:
+    work.wait()
+    check_cancelled()
+
+
+async def raises(work: Work) -> None:
+    work.wait()
+    fail()
+
+
+async def in_a_part(work: Work) -> None:
+    async with eventloop():
+        work.has_begun.set()
+        await forever()
+
+
+async def swallows_it_from_a_part(work: Work) -> None:
+    with suppress(asyncio.CancelledError):
+        await in_a_part(work)
+
+
+def fail() -> None:
+    raise LookupError("on purpose")
 
 
 async def by_a_timeout(work: Work) -> None:
@@ -315,13 +332,13 @@ async def by_a_timeout(work: Work) -> None:
             await work()
     await end_it
     assert isinstance(caught.value.__cause__, asyncio.CancelledError)
-    assert (work.end is fail) is isinstance(caught.value.__cause__.__context__, LookupError)
+    assert (work.body is raises) is isinstance(caught.value.__cause__.__context__, LookupError)
     assert task.cancelling() == 0
     await turns()
 
 
 async def by_wait_for(work: Work) -> None:
-    task = asyncio.get_running_loop().create_task(work())
+    task = start(work())
     await until(work.has_begun.is_set)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(task, 0.01)
@@ -338,33 +355,25 @@ async def by_a_sibling_in_a_group(work: Work) -> None:
 
 async def by_the_end_of_the_run(work: Work) -> None:
     """``asyncio.run`` cancels what is left, and waits for it."""
-    asyncio.get_running_loop().create_task(work())
+    work.kept = start(work())  # type: ignore[attr-defined]
     await until(work.has_begun.is_set)
 
 
-def fail() -> None:
-    raise LookupError("on purpose")
+TOOLS = [by_a_timeout, by_wait_for, by_a_sibling_in_a_group, by_the_end_of_the_run]
+BODIES = [returns, checks, raises, in_a_part, swallows_it_from_a_part]
 
 
-@pytest.mark.parametrize(
-    "tool",
-    [
-        by_a_timeout,
-        by_wait_for,
-        by_a_sibling_in_a_group,
-        by_the_end_of_the_run,
-    ],
-    ids=lambda tool: tool.__name__,
-)
-@pytest.mark.parametrize("end", [bool, check_cancelled, fail], ids=["returns", "checks", "raises"])
+@pytest.mark.parametrize("executor_class", [WorkerPool], ids=["WorkerPool"])
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.__name__)
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
 def test_a_body_that_is_cancelled_ends_first(
     current_task_loops: LoopKind,
     executor: Executor,
     tool: Callable[[Work], Awaitable[None]],
-    end: Callable[[], object],
+    body: Callable[[Work], Awaitable[None]],
 ) -> None:
     """asyncio's tools mean by a cancellation what they always mean, once the body has ended."""
-    work = Work(executor, end)
+    work = Work(executor, body)
 
     async def main() -> None:
         await tool(work)
@@ -373,104 +382,3 @@ def test_a_body_that_is_cancelled_ends_first(
 
     current_task_loops.run(main)
     assert work.has_ended
-
-
-# --- nested in a block of another executor
-
-
-class Pools:
-    """Two pools of one worker each."""
-
-    def __init__(self, executor_class: type[ThreadPoolExecutor]) -> None:
-        self.outer = executor_class(1)
-        self.inner = executor_class(1)
-
-    def __enter__(self) -> Pools:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.outer.shutdown()
-        self.inner.shutdown()
-
-
-@pytest.mark.parametrize("swallows", [False, True], ids=["passes on", "swallows"])
-@pytest.mark.parametrize("moment", ["before the entry", "queued", "running", "raising"])
-def test_an_inner_block_raises_in_the_outer_workers_thread_and_the_outer_one_on_the_loop(
-    loops: LoopKind, executor_class: type[ThreadPoolExecutor], moment: str, swallows: bool
-) -> None:
-    """At the entry or at the exit of the inner block. An error that is swallowed comes again.
-
-    The entry raises at once while the inner worker is busy.
-    """
-    gate = Gate()
-    steps: list[str] = []
-
-    async def block(pools: Pools) -> None:
-        loop_thread = here()
-        try:
-            async with threadpool(pools.outer):
-                outer = here()
-                if moment == "before the entry":
-                    gate.stop_here()
-                try:
-                    async with threadpool(pools.inner):
-                        assert here() != outer
-                        gate.stop_here()
-                        steps.append("inner body")
-                        if moment == "raising":
-                            raise LookupError("inner")
-                except asyncio.CancelledError as error:
-                    assert here() == outer
-                    assert error.args == ("stop",)
-                    assert isinstance(error.__context__, LookupError) is (moment == "raising")
-                    steps.append("inner block")
-                    if not swallows:
-                        raise
-                steps.append("outer body")
-        except asyncio.CancelledError as error:
-            assert here() == loop_thread
-            assert error.args == ("stop",)
-            assert isinstance(error.__context__, LookupError) is (
-                moment == "raising" and not swallows
-            )
-            steps.append("outer block")
-        await turns()
-        steps.append("only once")
-
-    async def main() -> None:
-        queued = moment == "queued"
-        with Pools(executor_class) as pools, busy(pools.inner) if queued else nullcontext():
-            task = asyncio.get_running_loop().create_task(block(pools))
-            await until(pools.inner._work_queue.qsize if queued else gate.reached.is_set)
-            task.cancel("stop")
-            gate.open()
-            await task  # If queued: while the inner worker is still busy.
-            assert task.cancelling() == 1
-
-    loops.run(main)
-    ran = moment in ("running", "raising")
-    assert steps == [
-        *(["inner body"] if ran else []),
-        "inner block",
-        *(["outer body"] if swallows else []),
-        "outer block",
-        "only once",
-    ]
-
-
-def test_a_block_nested_in_one_of_the_same_executor_leaves_the_error_to_the_outer_exit(
-    loops: LoopKind, executor: Executor
-) -> None:
-    """Nothing moved at the inner exit, so the outer body is still the same running body."""
-    gate = Gate()
-    steps = []
-
-    async def block() -> None:
-        async with threadpool(executor):
-            async with threadpool(executor):
-                gate.stop_here()
-                steps.append("inner")
-            steps.append("outer")
-
-    assert run_and_cancel_at(gate, loops, block, None).cancelled()
-    assert steps == ["inner", "outer"]
