@@ -9,19 +9,22 @@ import re
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
-from helpers.loops import LoopKind
+from helpers.loops import LoopKind, on_every_loop
 from helpers.places import Trail, assert_is_whole, ended, forever, here, place, start
 from helpers.rows import Rows, close, take
 from helpers.steps import LIMIT, Gate, turns, until
 
 from threadhop import WorkerPool, eventloop, exec_in_eventloop, threadpool
+
+#: The kind of pool makes no difference.
+pytestmark = pytest.mark.parametrize("executor_class", [WorkerPool], ids=["WorkerPool"])
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 
@@ -32,22 +35,17 @@ LINE = r"the block at \S+rows\.py:\d+"
 # --- the task that goes on with a generator, and closes it
 
 
-async def collected(rows: Rows) -> None:
-    """Wait until the collector has found the generator, and the loop's hook has closed it."""
+async def loops_hook(rows: Rows) -> None:
+    """The consumer leaves by ``break``: the loop closes the generator, in a task of its own."""
 
     def is_closed() -> object:
         gc.collect()
         return rows.closed
 
-    await until(is_closed)
-    await turns()
-
-
-async def loops_hook(rows: Rows) -> None:
-    """The consumer leaves by ``break``: the loop closes the generator, in a task of its own."""
     async for _ in rows():
         break
-    await collected(rows)
+    await until(is_closed)
+    await turns()
 
 
 async def another_task(rows: Rows) -> None:
@@ -82,15 +80,6 @@ async def an_error_from_another_task(rows: Rows) -> None:
     await ended(start(throw()))
 
 
-async def loops_hook_after_a_cancellation(rows: Rows) -> None:
-    async def consume() -> None:
-        async for _ in rows():
-            await forever()
-
-    await cancel_consumer(rows, start(consume()))
-    await collected(rows)
-
-
 async def its_cancelled_consumer(rows: Rows) -> None:
     """The error passes coroutines that were suspended and still stand at an await."""
 
@@ -102,10 +91,7 @@ async def its_cancelled_consumer(rows: Rows) -> None:
     async def outer() -> None:
         await consume()
 
-    await cancel_consumer(rows, start(outer()))
-
-
-async def cancel_consumer(rows: Rows, task: asyncio.Task[None]) -> None:
+    task = start(outer())
     await until(lambda: rows.workers)
     await turns()
     task.cancel()
@@ -119,65 +105,42 @@ CLOSERS = [
     another_task_when_the_first_has_ended,
     a_task_for_each_item,
     an_error_from_another_task,
-    loops_hook_after_a_cancellation,
     its_cancelled_consumer,
 ]
 
 
 @pytest.mark.parametrize("closer", CLOSERS, ids=lambda closer: closer.__name__)
-def test_whoever_closes_a_generator_its_body_ends_on_its_worker(
-    loops: LoopKind, executor: Executor, closer: Callable[[Rows], Any]
+@on_every_loop
+async def test_whoever_closes_a_generator_its_body_ends_on_its_worker(
+    executor: Executor, closer: Callable[[Rows], Any]
 ) -> None:
-    async def main() -> None:
-        rows = Rows(executor)
-        await closer(rows)
-        rows.assert_closed_on_its_worker()
-        await assert_is_whole(executor, 2)
-
-    loops.run(main)
-
-
-def test_a_context_manager_may_be_entered_and_left_by_different_tasks(
-    loops: LoopKind, executor: Executor
-) -> None:
-    """The setup and the teardown of a fixture are two tasks in some frameworks."""
-    places: list[int] = []
-
-    @asynccontextmanager
-    async def connection() -> AsyncIterator[str]:
-        async with threadpool(executor):
-            places.append(here())
-            try:
-                async with eventloop():
-                    yield "connection"
-            finally:
-                places.append(here())
-
-    async def main() -> None:
-        manager = connection()
-        assert await ended(start(manager.__aenter__())) == ["connection"]
-        await ended(start(manager.__aexit__(None, None, None)))
-        assert places[0] == places[1] != here()
-        await assert_is_whole(executor, 2)
-
-    loops.run(main)
+    rows = Rows(executor)
+    await closer(rows)
+    rows.assert_closed_on_its_worker()
+    await assert_is_whole(executor, 2)
 
 
 @pytest.mark.parametrize("how", ["itself", "exit stack", "helpers"])
-def test_all_blocks_of_a_generator_are_left_on_their_workers(
-    loops: LoopKind, one: ThreadPoolExecutor, other: ThreadPoolExecutor, how: str
+@on_every_loop
+async def test_all_blocks_of_a_generator_are_left_on_their_workers(
+    one: ThreadPoolExecutor, other: ThreadPoolExecutor, how: str
 ) -> None:
     """Helpers of contextlib may have entered them, and have returned."""
     trail = Trail()
 
+    @contextmanager
+    def noting() -> Iterator[None]:
+        trail.note("in")
+        try:
+            yield
+        finally:
+            trail.note("out")
+
     @asynccontextmanager
     async def on(pool: Executor) -> AsyncIterator[None]:
         async with threadpool(pool):
-            trail.note("in")
-            try:
+            with noting():
                 yield
-            finally:
-                trail.note("out")
 
     async def with_helpers() -> AsyncIterator[int]:
         async with on(one), on(other), eventloop():
@@ -187,41 +150,32 @@ def test_all_blocks_of_a_generator_are_left_on_their_workers(
         async with AsyncExitStack() as stack:
             for pool in (one, other):
                 await stack.enter_async_context(threadpool(pool))
-                trail.note("in")
-                stack.callback(trail.note, "out")
+                stack.enter_context(noting())
             await stack.enter_async_context(eventloop())
             yield 1
 
     async def by_itself() -> AsyncIterator[int]:
         async with threadpool(one):
-            try:
-                trail.note("in")
+            with noting():
                 async with threadpool(other):
-                    try:
-                        trail.note("in")
+                    with noting():
                         async with eventloop(), eventloop():
                             yield 1
-                    finally:
-                        trail.note("out")
-            finally:
-                trail.note("out")
 
     sources = {"itself": by_itself, "exit stack": with_exit_stack, "helpers": with_helpers}
 
-    async def main() -> None:
-        source = sources[how]()
-        await ended(start(take(source)))
-        await ended(start(close(source)))
-        await assert_is_whole(one, 1)
-        await assert_is_whole(other, 1)
-
-    loops.run(main)
+    source = sources[how]()
+    await ended(start(take(source)))
+    await ended(start(close(source)))
+    await assert_is_whole(one, 1)
+    await assert_is_whole(other, 1)
     workers = ["one_0", "other_0", "other_0", "one_0"]
     assert trail.steps == list(zip(["in", "in", "out", "out"], workers, strict=True))
 
 
-def test_a_generator_that_has_only_a_loop_part_leaves_the_block_around_it_alone(
-    loops: LoopKind, executor: Executor
+@on_every_loop
+async def test_a_generator_that_has_only_a_loop_part_leaves_the_block_around_it_alone(
+    executor: Executor,
 ) -> None:
     """The generator has no worker: the closing task adopts none, and the owner keeps its own."""
 
@@ -229,85 +183,77 @@ def test_a_generator_that_has_only_a_loop_part_leaves_the_block_around_it_alone(
         async with eventloop():
             yield 1
 
-    async def main() -> None:
-        loop_thread = here()
-        async with threadpool(executor):
-            worker = here()
+    loop_thread = here()
+    async with threadpool(executor):
+        worker = here()
 
-            async def close_and_block(source: Any) -> None:
-                await source.aclose()
-                async with threadpool(executor):
-                    assert here() not in (worker, loop_thread)
-                assert here() == loop_thread
+        async def close_and_block(source: Any) -> None:
+            await source.aclose()
+            async with threadpool(executor):
+                assert here() not in (worker, loop_thread)
+            assert here() == loop_thread
 
-            async with eventloop():
-                source = ticks()
-                await take(source)
-                await ended(start(close_and_block(source)))
-                async with threadpool(executor):
-                    assert here() == worker
-            assert here() == worker
-        assert here() == loop_thread
-        await assert_is_whole(executor, 2)
-
-    loops.run(main)
+        async with eventloop():
+            source = ticks()
+            await take(source)
+            await ended(start(close_and_block(source)))
+            async with threadpool(executor):
+                assert here() == worker
+        assert here() == worker
+    assert here() == loop_thread
+    await assert_is_whole(executor, 2)
 
 
 @pytest.mark.parametrize("who", ["first task", "another task"])
-def test_a_leaver_that_is_on_a_worker_comes_back_to_it(
-    loops: LoopKind, executor: Executor, other: ThreadPoolExecutor, who: str
+@on_every_loop
+async def test_a_leaver_that_is_on_a_worker_comes_back_to_it(
+    executor: Executor, other: ThreadPoolExecutor, who: str
 ) -> None:
-    async def main() -> None:
-        rows = Rows(executor)
-        source = rows()
-        await take(source)
+    rows = Rows(executor)
+    source = rows()
+    await take(source)
 
-        async def leave() -> None:
-            async with threadpool(other):
-                await close(source)
-                assert place() == "other_0"
-            assert place() == "loop"
+    async def leave() -> None:
+        async with threadpool(other):
+            await close(source)
+            assert place() == "other_0"
+        assert place() == "loop"
 
-        if who == "first task":
-            await leave()
-        else:
-            await ended(start(leave()))
-        rows.assert_closed_on_its_worker()
-        await assert_is_whole(executor, 2)
-        await assert_is_whole(other, 1)
-
-    loops.run(main)
+    if who == "first task":
+        await leave()
+    else:
+        await ended(start(leave()))
+    rows.assert_closed_on_its_worker()
+    await assert_is_whole(executor, 2)
+    await assert_is_whole(other, 1)
 
 
 # --- cancellations and variables
 
 
-def test_a_leaver_that_is_cancelled_meanwhile_is_told_at_the_exit(
-    loops: LoopKind, executor: Executor
-) -> None:
+@on_every_loop
+async def test_a_leaver_that_is_cancelled_meanwhile_is_told_at_the_exit(executor: Executor) -> None:
     gate = Gate()
 
-    async def main() -> None:
-        rows = Rows(executor, at_end=gate.stop_here)
-        source = rows()
-        await take(source)
-        task = start(close(source))
-        await until(gate.reached.is_set)
-        task.cancel("stop")
-        await turns()
-        assert not task.done()
-        gate.open()
-        await until(task.done)
-        assert task.cancelled()
-        rows.assert_closed_on_its_worker()
-        await assert_is_whole(executor, 2)
-
-    loops.run(main)
+    rows = Rows(executor, at_end=gate.stop_here)
+    source = rows()
+    await take(source)
+    task = start(close(source))
+    await until(gate.reached.is_set)
+    task.cancel("stop")
+    await turns()
+    assert not task.done()
+    gate.open()
+    await until(task.done)
+    assert task.cancelled()
+    rows.assert_closed_on_its_worker()
+    await assert_is_whole(executor, 2)
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
-def test_a_cancelled_error_of_the_leaver_that_the_body_swallows_comes_again_if_it_was_cancelled(
-    loops: LoopKind, one: ThreadPoolExecutor, is_cancelled: bool
+@on_every_loop
+async def test_a_cancelled_error_that_the_body_swallows_comes_again_if_the_leaver_was_cancelled(
+    one: ThreadPoolExecutor, is_cancelled: bool
 ) -> None:
     """A foreign CancelledError does not come again."""
 
@@ -318,33 +264,31 @@ def test_a_cancelled_error_of_the_leaver_that_the_body_swallows_comes_again_if_i
                 async with eventloop():
                     yield
 
-    async def main() -> None:
-        manager = forgiving()
-        await ended(start(manager.__aenter__()))
+    manager = forgiving()
+    await ended(start(manager.__aenter__()))
 
-        async def leave() -> str:
-            try:
-                await future
-            except asyncio.CancelledError as error:
-                await manager.__aexit__(type(error), error, error.__traceback__)
-            return "went on"
+    async def leave() -> str:
+        try:
+            await future
+        except asyncio.CancelledError as error:
+            await manager.__aexit__(type(error), error, error.__traceback__)
+        return "went on"
 
-        future = asyncio.get_running_loop().create_future()
-        task = start(leave())
-        await turns()
-        if is_cancelled:
-            task.cancel()
-        else:
-            future.cancel()
-        await until(task.done)
-        assert task.cancelled() == is_cancelled
-        await assert_is_whole(one, 1)
-
-    loops.run(main)
+    future = asyncio.get_running_loop().create_future()
+    task = start(leave())
+    await turns()
+    if is_cancelled:
+        task.cancel()
+    else:
+        future.cancel()
+    await until(task.done)
+    assert task.cancelled() == is_cancelled
+    await assert_is_whole(one, 1)
 
 
-def test_the_rest_of_the_body_sees_the_variables_of_the_task_that_closes(
-    loops: LoopKind, executor: Executor
+@on_every_loop
+async def test_the_rest_of_the_body_sees_the_variables_of_the_task_that_closes(
+    executor: Executor,
 ) -> None:
     seen: list[str] = []
 
@@ -352,21 +296,18 @@ def test_the_rest_of_the_body_sees_the_variables_of_the_task_that_closes(
         seen.append(variable.get())
         variable.set("set by the body")
 
-    async def main() -> None:
-        source = Rows(executor, at_end=look_and_set)()
-        variable.set("first")
-        await take(source)
+    source = Rows(executor, at_end=look_and_set)()
+    variable.set("first")
+    await take(source)
 
-        async def leave() -> None:
-            variable.set("second")
-            await close(source)
-            seen.append(variable.get())
+    async def leave() -> None:
+        variable.set("second")
+        await close(source)
+        seen.append(variable.get())
 
-        await ended(start(leave()))
-        assert seen == ["second", "set by the body"]
-        assert variable.get() == "first"
-
-    loops.run(main)
+    await ended(start(leave()))
+    assert seen == ["second", "set by the body"]
+    assert variable.get() == "first"
 
 
 # --- leavers that must not be suspended, or cannot
@@ -416,20 +357,18 @@ def test_what_the_collector_closes_lets_its_worker_go_at_once_with_one_warning(
     assert re.search(LINE, warning)
 
 
-def test_what_the_collector_closes_leaves_the_worker_to_a_block_that_needs_it(
-    loops: LoopKind, one: ThreadPoolExecutor
+@on_every_loop
+async def test_what_the_collector_closes_leaves_the_worker_to_a_block_that_needs_it(
+    one: ThreadPoolExecutor,
 ) -> None:
-    async def main() -> None:
-        async with threadpool(one):
-            async with eventloop():
-                source = await unknown_to_the_loop(Rows(one))
-                source.clear()
-                gc.collect()
-                await turns()
-            assert place() == "one_0"
-        await assert_is_whole(one, 1)
-
-    loops.run(main)
+    async with threadpool(one):
+        async with eventloop():
+            source = await unknown_to_the_loop(Rows(one))
+            source.clear()
+            gc.collect()
+            await turns()
+        assert place() == "one_0"
+    await assert_is_whole(one, 1)
 
 
 def test_a_task_of_another_loop_cannot_leave_a_part_and_says_where(
@@ -459,47 +398,17 @@ def test_a_task_of_another_loop_cannot_leave_a_part_and_says_where(
     assert len([r for r in caplog.records if "outside of the event loop" in r.getMessage()]) == 1
 
 
-def test_a_leaver_for_which_the_worker_waits_is_refused_with_the_line(
-    loops: LoopKind, executor: Executor, caplog: pytest.LogCaptureFixture
+@on_every_loop
+async def test_a_leaver_for_which_the_worker_waits_is_refused_with_the_line(
+    executor: Executor, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The body on the worker waits for the closing task, and that would wait for the worker."""
     caplog.set_level(logging.WARNING, "threadhop")
 
-    async def main() -> None:
-        source = Rows(executor)()
-        await take(source)
-        async with threadpool(executor):
-            with pytest.raises(RuntimeError, match=LINE):
-                exec_in_eventloop(close, source)
-        await assert_is_whole(executor, 2)
-
-    loops.run(main)
+    source = Rows(executor)()
+    await take(source)
+    async with threadpool(executor):
+        with pytest.raises(RuntimeError, match=LINE):
+            exec_in_eventloop(close, source)
+    await assert_is_whole(executor, 2)
     assert "the very task" in caplog.text
-
-
-def test_many_generators_closed_by_many_tasks_leave_the_pool_whole(loops: LoopKind) -> None:
-    """Tasks of all kinds take items and close generators: a short storm."""
-
-    async def main() -> None:
-        with WorkerPool(4) as pool:
-
-            async def use(number: int) -> None:
-                rows = Rows(pool, 5)
-                source = rows()
-                for _ in range(number % 4):
-                    await ended(start(take(source)))
-                if number % 3 == 0:
-                    async with threadpool(pool):
-                        await close(source)
-                elif number % 3 == 1:
-                    await ended(start(close(source)))
-                else:
-                    await close(source)
-                if rows.workers:
-                    assert rows.closed == rows.workers[:1]
-
-            await asyncio.gather(*map(use, range(60)))
-            await assert_is_whole(pool, 4)
-            assert pool.statistics().away == 0
-
-    loops.run(main)

@@ -4,154 +4,146 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
-from helpers.loops import LoopKind
+from helpers.loops import on_every_loop, on_one_loop
 from helpers.places import assert_is_whole, ended, here, place, start
 from helpers.rows import Rows, close, take
 from helpers.steps import Gate, turns, until
 
-from threadhop import check_cancelled, eventloop, threadpool
+from threadhop import WorkerPool, check_cancelled, eventloop, threadpool
 from threadhop._strand import Strand
+
+#: The kind of pool makes no difference.
+pytestmark = pytest.mark.parametrize("executor_class", [WorkerPool], ids=["WorkerPool"])
+
 
 # --- one object of eventloop() for two
 
 
-def test_a_part_object_that_two_tasks_share_is_left_by_each_to_its_own_worker(
-    loops: LoopKind, one: ThreadPoolExecutor, other: ThreadPoolExecutor
+@on_every_loop
+async def test_a_part_object_that_two_tasks_share_is_left_by_each_to_its_own_worker(
+    one: ThreadPoolExecutor, other: ThreadPoolExecutor
 ) -> None:
     """1 a generator is suspended in it, 2 a task passes it, 3 another one is suspended in it, too,
     4 yet another one closes the generator.
     """
     part = eventloop()
 
-    async def main() -> None:
-        rows = Rows(one, part=lambda: part)
-        source = rows()
-        await take(source)
-        is_in_part = asyncio.Event()
+    rows = Rows(one, part=lambda: part)
+    source = rows()
+    await take(source)
+    is_in_part = asyncio.Event()
 
-        async def passes() -> None:
-            async with threadpool(other), part:
-                pass
+    async def passes() -> None:
+        async with threadpool(other), part:
+            pass
 
-        async def second() -> None:
-            async with threadpool(other):
-                async with part:
-                    is_in_part.set()
-                    await until(lambda: rows.closed)
-                assert place() == "other_0"
-            assert place() == "loop"
+    async def second() -> None:
+        async with threadpool(other):
+            async with part:
+                is_in_part.set()
+                await until(lambda: rows.closed)
+            assert place() == "other_0"
+        assert place() == "loop"
 
-        await ended(start(passes()))
-        task = start(second())
-        await until(is_in_part.is_set)
-        await ended(start(close(source)))
-        rows.assert_closed_on_its_worker()
-        await ended(task)
-        await assert_is_whole(one, 1)
-        await assert_is_whole(other, 1)
-
-    loops.run(main)
+    await ended(start(passes()))
+    task = start(second())
+    await until(is_in_part.is_set)
+    await ended(start(close(source)))
+    rows.assert_closed_on_its_worker()
+    await ended(task)
+    await assert_is_whole(one, 1)
+    await assert_is_whole(other, 1)
 
 
-def test_a_part_object_that_two_generators_of_a_task_share_is_left_to_the_worker_of_each(
+@on_one_loop
+async def test_a_part_object_that_two_generators_of_a_task_share_is_left_to_the_worker_of_each(
     one: ThreadPoolExecutor, other: ThreadPoolExecutor
 ) -> None:
     """The generator that was entered first is left first."""
     part = eventloop()
 
-    async def main() -> None:
-        both = [Rows(pool, part=lambda: part) for pool in (one, other)]
-        sources = [rows() for rows in both]
-        for source in sources:
-            await take(source)
-        for source in sources:
-            await close(source)
-            assert place() == "loop"
-        for rows in both:
-            rows.assert_closed_on_its_worker()
-        assert both[0].workers[0] != both[1].workers[0]
-        await assert_is_whole(one, 1)
-        await assert_is_whole(other, 1)
-
-    asyncio.run(main())
+    both = [Rows(pool, part=lambda: part) for pool in (one, other)]
+    sources = [rows() for rows in both]
+    for source in sources:
+        await take(source)
+    for source in sources:
+        await close(source)
+        assert place() == "loop"
+    for rows in both:
+        rows.assert_closed_on_its_worker()
+    assert both[0].workers[0] != both[1].workers[0]
+    await assert_is_whole(one, 1)
+    await assert_is_whole(other, 1)
 
 
 # --- both need the worker
 
 
-def test_the_leaver_waits_until_the_first_task_is_at_home(
-    loops: LoopKind, one: ThreadPoolExecutor
+@pytest.mark.parametrize("ends", [False, True], ids=["comes home", "ends there"])
+@on_every_loop
+async def test_the_leaver_waits_until_the_first_task_is_at_home(
+    one: ThreadPoolExecutor, other: ThreadPoolExecutor, ends: bool
 ) -> None:
-    """1 the first task is in a block on the generator's worker, 2 another one closes, 3 it ends."""
+    """1 the first task is in a block, 2 another one closes, 3 the first comes home, or ends there.
+
+    If it ends, the leaver is told that and goes on.
+    """
     gate = Gate()
+    rows = Rows(one)
+    source = rows()
 
-    async def main() -> None:
-        rows = Rows(one)
-        source = rows()
+    async def first() -> None:
+        await take(source)
+        block = threadpool(other if ends else one)
+        await block.__aenter__()
+        rows.workers.append(here())
+        gate.stop_here()
+        assert not rows.closed
+        if not ends:
+            await block.__aexit__(None, None, None)
 
-        async def first() -> None:
-            await take(source)
-            async with threadpool(one):
-                rows.workers.append(here())
-                gate.stop_here()
-                assert not rows.closed
-
-        task = start(first())
-        await until(gate.reached.is_set)
-        closing = start(close(source))
-        await turns()
-        assert not closing.done()
-        gate.open()
+    task = start(first())
+    await until(gate.reached.is_set)
+    closing = start(close(source))
+    await turns()
+    assert not closing.done()
+    gate.open()
+    with pytest.raises(RuntimeError, match="not inside the block") if ends else nullcontext():
         await ended(task, closing)
+    task.result()
+    if not ends:
         rows.assert_closed_on_its_worker()
-        await assert_is_whole(one, 1)
+    await assert_is_whole(one, 1)
+    await assert_is_whole(other, 1)
 
-    loops.run(main)
 
-
-def test_a_block_of_the_first_task_around_the_generator_keeps_its_worker(
-    loops: LoopKind, one: ThreadPoolExecutor
+@on_every_loop
+async def test_a_block_of_the_first_task_around_the_generator_keeps_its_worker(
+    one: ThreadPoolExecutor,
 ) -> None:
     """The worker drives the task that comes, and ends with the last of the two."""
 
-    async def main() -> None:
-        rows = Rows(one)
-        async with threadpool(one):
-            worker = here()
-            async with eventloop():
-                source = rows()
-                await take(source)
-                await ended(start(take(source)))
-                await ended(start(close(source)))
-            assert here() == worker
-        assert here() == rows.loop_thread
-        rows.assert_closed_on_its_worker()
-        assert rows.workers[0] == worker
-        await assert_is_whole(one, 1)
-
-    loops.run(main)
-
-
-def test_two_generators_of_one_task_share_a_worker_and_are_closed_by_two_tasks(
-    loops: LoopKind, one: ThreadPoolExecutor
-) -> None:
-    async def main() -> None:
-        both = [Rows(one), Rows(one)]
-        sources = [rows() for rows in both]
-        for source in sources:
+    rows = Rows(one)
+    async with threadpool(one):
+        worker = here()
+        async with eventloop():
+            source = rows()
             await take(source)
-        await ended(*(start(close(source)) for source in sources))
-        for rows in both:
-            rows.assert_closed_on_its_worker()
-        await assert_is_whole(one, 1)
+            await ended(start(take(source)))
+            await ended(start(close(source)))
+        assert here() == worker
+    assert here() == rows.loop_thread
+    rows.assert_closed_on_its_worker()
+    assert rows.workers[0] == worker
+    await assert_is_whole(one, 1)
 
-    loops.run(main)
 
-
-def test_a_worker_that_drives_one_closer_keeps_its_identity_while_another_one_adopts(
-    loops: LoopKind, one: ThreadPoolExecutor
+@on_every_loop
+async def test_a_worker_that_drives_one_closer_keeps_its_identity_while_another_one_adopts(
+    one: ThreadPoolExecutor,
 ) -> None:
     """1 the first body ends, 2 a second task adopts, 3 the first one is cancelled, and sees it."""
     gate = Gate()
@@ -167,26 +159,23 @@ def test_a_worker_that_drives_one_closer_keeps_its_identity_while_another_one_ad
         check_cancelled()
         seen.append("second")
 
-    async def main() -> None:
-        both = [Rows(one, at_end=end_first), Rows(one, at_end=end_second)]
-        first, second = [rows() for rows in both]
-        await take(first)
-        await take(second)
-        closing = [start(close(first))]
-        await until(gate.reached.is_set)
-        closing.append(start(close(second)))
-        await turns()
-        closing[0].cancel()
-        gate.open()
-        await until(lambda: all(task.done() for task in closing))
-        assert [task.cancelled() for task in closing] == [True, False]
-        closing[1].result()
-        assert seen == ["first", "second"]
-        for rows in both:
-            rows.assert_closed_on_its_worker()
-        await assert_is_whole(one, 1)
-
-    loops.run(main)
+    both = [Rows(one, at_end=end_first), Rows(one, at_end=end_second)]
+    first, second = [rows() for rows in both]
+    await take(first)
+    await take(second)
+    closing = [start(close(first))]
+    await until(gate.reached.is_set)
+    closing.append(start(close(second)))
+    await turns()
+    closing[0].cancel()
+    gate.open()
+    await until(lambda: all(task.done() for task in closing))
+    assert [task.cancelled() for task in closing] == [True, False]
+    closing[1].result()
+    assert seen == ["first", "second"]
+    for rows in both:
+        rows.assert_closed_on_its_worker()
+    await assert_is_whole(one, 1)
 
 
 @pytest.fixture
@@ -204,136 +193,99 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return looks
 
 
-def test_a_worker_does_not_give_up_while_another_task_may_close_what_an_ended_one_left(
-    loops: LoopKind, one: ThreadPoolExecutor, looks: list[bool]
+@on_every_loop
+async def test_a_worker_does_not_give_up_while_another_task_may_close_what_an_ended_one_left(
+    one: ThreadPoolExecutor, looks: list[bool]
 ) -> None:
-    async def main() -> None:
-        rows = Rows(one)
-        source = rows()
-        await ended(start(take(source)))
-        looks.clear()
-        await until(lambda: len(looks) > 3)
-        await ended(start(close(source)))
-        rows.assert_closed_on_its_worker()
-        await assert_is_whole(one, 1)
-
-    loops.run(main)
+    rows = Rows(one)
+    source = rows()
+    await ended(start(take(source)))
+    looks.clear()
+    await until(lambda: len(looks) > 3)
+    await ended(start(close(source)))
+    rows.assert_closed_on_its_worker()
+    await assert_is_whole(one, 1)
     assert not any(looks)
 
 
-def test_a_shared_worker_does_not_give_up_while_one_task_needs_it(
-    loops: LoopKind, one: ThreadPoolExecutor, looks: list[bool]
+@on_every_loop
+async def test_a_shared_worker_does_not_give_up_while_one_task_needs_it(
+    one: ThreadPoolExecutor, looks: list[bool]
 ) -> None:
     """The task that it drove last has ended; the one that it waits for has not."""
 
-    async def main() -> None:
-        rows = Rows(one)
-        async with threadpool(one):
-            worker = here()
-            async with eventloop():
-                source = rows()
-                await take(source)
-                await ended(start(close(source)))
-                looks.clear()
-                await until(lambda: len(looks) > 3)
-            assert here() == worker
-        assert not all(looks)
-        rows.assert_closed_on_its_worker()
-        await assert_is_whole(one, 1)
-
-    loops.run(main)
+    rows = Rows(one)
+    async with threadpool(one):
+        worker = here()
+        async with eventloop():
+            source = rows()
+            await take(source)
+            await ended(start(close(source)))
+            looks.clear()
+            await until(lambda: len(looks) > 3)
+        assert here() == worker
+    assert not all(looks)
+    rows.assert_closed_on_its_worker()
+    await assert_is_whole(one, 1)
 
 
-def test_two_tasks_that_close_each_others_generators_both_come_to_their_end(
-    loops: LoopKind, executor: Executor
+@on_every_loop
+async def test_two_tasks_that_close_each_others_generators_both_come_to_their_end(
+    executor: Executor,
 ) -> None:
     """None of them waits for the other to be at home."""
 
-    async def main() -> None:
-        both = [Rows(executor), Rows(executor)]
-        sources = [rows() for rows in both]
-        taken: list[int] = []
-        go = asyncio.Event()
+    both = [Rows(executor), Rows(executor)]
+    sources = [rows() for rows in both]
+    taken: list[int] = []
+    go = asyncio.Event()
 
-        async def close_the_other(mine: int) -> None:
-            taken.append(await take(sources[mine]))
-            await go.wait()
-            await close(sources[1 - mine])
-            assert place() == "loop"
+    async def close_the_other(mine: int) -> None:
+        taken.append(await take(sources[mine]))
+        await go.wait()
+        await close(sources[1 - mine])
+        assert place() == "loop"
 
-        tasks = [start(close_the_other(mine)) for mine in (0, 1)]
-        await until(lambda: len(taken) == 2)
-        go.set()
-        await ended(*tasks)
-        for rows in both:
-            rows.assert_closed_on_its_worker()
-        await assert_is_whole(executor, 2)
-
-    loops.run(main)
+    tasks = [start(close_the_other(mine)) for mine in (0, 1)]
+    await until(lambda: len(taken) == 2)
+    go.set()
+    await ended(*tasks)
+    for rows in both:
+        rows.assert_closed_on_its_worker()
+    await assert_is_whole(executor, 2)
 
 
 # --- one of them ends in a block
 
 
-def test_a_task_that_ends_within_its_block_does_not_take_a_shared_worker_from_the_other_one(
-    loops: LoopKind, one: ThreadPoolExecutor
+@on_every_loop
+async def test_a_task_that_ends_within_its_block_does_not_take_a_shared_worker_from_the_other_one(
+    one: ThreadPoolExecutor,
 ) -> None:
     """1 a second task adopts, 2 the first one ends on the worker, 3 the second goes on there."""
 
-    async def main() -> None:
-        rows = Rows(one)
-        source, kept = rows(), Rows(one)()
-        has_taken, has_adopted = asyncio.Event(), asyncio.Event()
+    rows = Rows(one)
+    source, kept = rows(), Rows(one)()
+    has_taken, has_adopted = asyncio.Event(), asyncio.Event()
 
-        async def first() -> None:
-            await take(source)
-            await take(kept)
-            has_taken.set()
-            await has_adopted.wait()
-            await threadpool(one).__aenter__()
-            assert here() == rows.workers[0]
+    async def first() -> None:
+        await take(source)
+        await take(kept)
+        has_taken.set()
+        await has_adopted.wait()
+        await threadpool(one).__aenter__()
+        assert here() == rows.workers[0]
 
-        async def second() -> None:
-            await has_taken.wait()
-            await take(source)
-            has_adopted.set()
-            await until(tasks[0].done)
-            await close(source)
-            assert place() == "loop"
+    async def second() -> None:
+        await has_taken.wait()
+        await take(source)
+        has_adopted.set()
+        await until(tasks[0].done)
+        await close(source)
+        assert place() == "loop"
 
-        tasks = [start(first()), start(second())]
-        await ended(*tasks)
-        assert len(rows.workers) == 2
-        rows.assert_closed_on_its_worker()
-        await assert_is_whole(one, 1)
-
-    loops.run(main)
-
-
-def test_a_leaver_that_waits_for_a_task_that_ends_on_a_worker_is_told_and_goes_on(
-    loops: LoopKind, executor: Executor, other: ThreadPoolExecutor
-) -> None:
-    """1 the first task is in a block, 2 another one closes its generator, 3 it ends in there."""
-    gate = Gate()
-
-    async def main() -> None:
-        source = Rows(executor)()
-
-        async def first() -> None:
-            await take(source)
-            await threadpool(other).__aenter__()
-            gate.stop_here()
-
-        task = start(first())
-        await until(gate.reached.is_set)
-        closing = start(close(source))
-        await turns()
-        assert not closing.done()
-        gate.open()
-        with pytest.raises(RuntimeError, match="not inside the block"):
-            await ended(task, closing)
-        task.result()
-        await assert_is_whole(executor, 2)
-        await assert_is_whole(other, 1)
-
-    loops.run(main)
+    tasks = [start(first()), start(second())]
+    await ended(*tasks)
+    assert len(rows.workers) == 2
+    rows.assert_closed_on_its_worker()
+    await assert_is_whole(one, 1)
