@@ -340,19 +340,6 @@ def _name(act: Act) -> str:
     return act.__name__.strip("_")
 
 
-def on_each_pool(*acts: Act) -> pytest.MarkDecorator:
-    """The scopes know nothing of pools: for an act within one a single kind is enough."""
-    return pytest.mark.parametrize(
-        ("act", "executor_class"),
-        [
-            pytest.param(act, kind, id=f"{kind.__name__}-{_name(act)}")
-            for act in acts
-            for kind in (ThreadPoolExecutor, WorkerPool)
-            if kind is WorkerPool or "scope" not in _name(act)
-        ],
-    )
-
-
 def interrupted(
     moment: int, stage: Stage, act: Callable[[], object]
 ) -> tuple[Interruption, list[str]]:
@@ -373,49 +360,58 @@ def interrupted(
     return interruption, losses
 
 
-@on_each_pool(*ACTS, cancelled_block, *([block_in_cancelled_scope] if anyio else []))
+# What happens to it meanwhile.
+
+
+def two_go_there_and_back(stage: Stage, act: Act) -> None:
+    for _ in range(2):
+        stage.start(act(stage))
+
+
+def cancelled_as_it_waits(stage: Stage, act: Act) -> None:
+    """For a worker."""
+    is_nested = _name(act).startswith("nested")
+    stage.keep_busy(stage.other if is_nested else stage.pool)
+    task = stage.start(act(stage))
+    stage.start(stage.cancel(task, at_once=not is_nested))
+
+
+def cancelled_as_its_body_runs(stage: Stage, act: Act) -> None:
+    task = stage.start(act(stage))
+    stage.start(stage.cancel(task, at_once=False))
+
+
+Scene = Callable[[Stage, Act], None]
+SCENES: list[tuple[Scene, list[Act]]] = [
+    (two_go_there_and_back, [*ACTS, cancelled_block]),
+    (cancelled_as_it_waits, ACTS_THAT_WAIT),
+    (cancelled_as_its_body_runs, ACTS),
+]
+if anyio is not None:
+    SCENES[0][1].append(block_in_cancelled_scope)
+
+
+def _scenes() -> Iterator[Any]:
+    for scene, acts in SCENES:
+        for act in acts:
+            for kind in (ThreadPoolExecutor, WorkerPool):
+                # The scopes know nothing of pools, nor do bodies that run.
+                if kind is WorkerPool or not (
+                    "scope" in _name(act) or scene is cancelled_as_its_body_runs
+                ):
+                    name = f"{scene.__name__}-{kind.__name__}-{_name(act)}"
+                    yield pytest.param(scene, act, kind, id=name)
+
+
+@pytest.mark.parametrize(("scene", "act", "executor_class"), [*_scenes()])
 def test_ctrl_c_costs_no_task_and_no_worker(
-    act: Act, executor_class: type[ThreadPoolExecutor]
+    scene: Scene, act: Act, executor_class: type[ThreadPoolExecutor]
 ) -> None:
-    """While two tasks go there and back."""
-
-    pools = Pools(executor_class, 2)
+    pools = Pools(executor_class, 2 if scene is two_go_there_and_back else 1)
 
     def at(moment: int) -> tuple[Interruption, list[str]]:
-        stage = Stage(pools, waits=False)
-        for _ in range(2):
-            stage.start(act(stage))
-        return interrupted(moment, stage, partial(stage.run, stage.tasks))
-
-    sweep(pools, at)
-
-
-@on_each_pool(*ACTS_THAT_WAIT)
-def test_ctrl_c_costs_nothing_while_a_task_is_cancelled_that_waits_for_a_worker(
-    act: Act, executor_class: type[ThreadPoolExecutor]
-) -> None:
-    pools = Pools(executor_class, 1)
-
-    def at(moment: int) -> tuple[Interruption, list[str]]:
-        stage = Stage(pools, waits=False)
-        stage.keep_busy(stage.other if _name(act).startswith("nested") else stage.pool)
-        task = stage.start(act(stage))
-        stage.start(stage.cancel(task, at_once=not _name(act).startswith("nested")))
-        return interrupted(moment, stage, partial(stage.run, stage.tasks))
-
-    sweep(pools, at)
-
-
-@on_each_pool(*ACTS)
-def test_ctrl_c_costs_nothing_while_a_task_is_cancelled_whose_body_runs(
-    act: Act, executor_class: type[ThreadPoolExecutor]
-) -> None:
-    pools = Pools(executor_class, 1)
-
-    def at(moment: int) -> tuple[Interruption, list[str]]:
-        stage = Stage(pools, waits=True)
-        task = stage.start(act(stage))
-        stage.start(stage.cancel(task, at_once=False))
+        stage = Stage(pools, waits=scene is cancelled_as_its_body_runs)
+        scene(stage, act)
         return interrupted(moment, stage, partial(stage.run, stage.tasks))
 
     sweep(pools, at)

@@ -85,16 +85,32 @@ async def iterator(executor: Executor, interruption: Interruption) -> None:
                 await until(lambda: has_left(executor, interruption))
 
 
+KINDS = ["pool", "view", "counting pool", "counting view"]
+
+
+def made(kind: str, workers: int, **options: Any) -> tuple[Any, Any]:
+    """A pool, and what is to be used: the pool, or a view of it."""
+    if kind == "stock":
+        pool: Any = ThreadPoolExecutor(workers)
+    else:
+        pool = WorkerPool(workers, max_queued=9 if "counting" in kind else None, **options)
+    return pool, pool.limited(workers) if "view" in kind else pool
+
+
+def sweep(at: Callable[[int], Interruption], *, begin: int = 0, least: int = 1) -> None:
+    """Call *at* with each moment there is; at *least* so many."""
+    with no_collector():  # What is raised in a finalizer ends there.
+        for moment in count(begin):
+            if not at(moment).happened:
+                break
+    assert moment > least, "nothing was interrupted"
+
+
 class Kept:
     """An executor of two workers, and whether it has them."""
 
     def __init__(self, kind: str) -> None:
-        self.pool: Any = (
-            ThreadPoolExecutor(2)
-            if kind == "stock"
-            else WorkerPool(2, max_queued=9 if "counting" in kind else None)
-        )
-        self.executor = self.pool.limited(2) if "view" in kind else self.pool
+        self.pool, self.executor = made(kind, 2)
         self._meet()
 
     def _meet(self) -> None:
@@ -115,7 +131,7 @@ class Kept:
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("way", [loop_part, call, own_future, iterator])
-@pytest.mark.parametrize("kind", ["stock", "pool", "view", "counting pool", "counting view"])
+@pytest.mark.parametrize("kind", ["stock", *KINDS])
 def test_an_exception_from_outside_as_a_worker_goes_away_loses_nobody(
     kind: str, way: Callable[[Executor, Interruption], Any]
 ) -> None:
@@ -128,17 +144,16 @@ def test_an_exception_from_outside_as_a_worker_goes_away_loses_nobody(
             task.result()
         kept.assert_is_whole()
 
-    with no_collector():  # What is raised in a finalizer ends there.
-        for moment in count():
-            interruption = Interruption(moment, stray, *MODULES, in_loops=False)
-            asyncio.run(main(interruption))
-            if not interruption.happened:
-                break
-    assert moment > 1 or (kind, way) == ("stock", own_future), "nothing was interrupted"
+    def at(moment: int) -> Interruption:
+        interruption = Interruption(moment, stray, *MODULES, in_loops=False)
+        asyncio.run(main(interruption))
+        return interruption
+
+    sweep(at, least=-1 if (kind, way) == ("stock", own_future) else 1)
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("kind", ["pool", "view", "counting pool", "counting view"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("idle_timeout", [0, None], ids=["leaves", "stays"])
 def test_an_exception_from_outside_between_two_jobs_costs_no_worker_and_no_job(
     monkeypatch: pytest.MonkeyPatch,
@@ -147,23 +162,17 @@ def test_an_exception_from_outside_between_two_jobs_costs_no_worker_and_no_job(
     idle_timeout: float | None,
 ) -> None:
     work = _threads.Threads._work
-    # (The very first one, as all before it, is Python's: the thread has not begun with its work.)
-    for moment in count(1):
+
+    def at(moment: int) -> Interruption:
         interruption = Interruption(moment, stray, *MODULES, in_loops=False)
         first = iter([interruption])
 
-        def interrupted(threads: Any, first: Iterator[Any] = first) -> None:
+        def interrupted(threads: Any) -> None:
             with next(first, contextlib.nullcontext()):
                 work(threads)
 
         monkeypatch.setattr(_threads.Threads, "_work", interrupted)
-        pool = WorkerPool(
-            1,
-            max_threads=2,
-            max_queued=9 if "counting" in kind else None,
-            idle_timeout=idle_timeout,
-        )
-        executor: Any = pool.limited(1) if "view" in kind else pool
+        pool, executor = made(kind, 1, max_threads=2, idle_timeout=idle_timeout)
         everyone: list[Told] = []
         for jobs in (1, 2, 1):
             told = [Told() for _ in range(jobs)]
@@ -175,17 +184,17 @@ def test_an_exception_from_outside_between_two_jobs_costs_no_worker_and_no_job(
         assert all(job.runs and not job.errors for job in everyone), interruption.where
         with contextlib.suppress(StrayError):  # It may come so late.
             executor.submit(int).result(LIMIT)
-        threads = pool._workers
-        wait_until(lambda threads=threads: len(threads._threads) <= 1)
+        wait_until(lambda: len(pool._workers._threads) <= 1)
         executor.shutdown()
         pool.shutdown()
-        if not interruption.happened:
-            break
-    assert moment > 10, "nothing was interrupted"
+        return interruption
+
+    # (The very first one, as all before it, is Python's: the thread has not begun with its work.)
+    sweep(at, begin=1, least=10)
 
 
 @pytest.mark.usefixtures("expect_loop_errors")
-@pytest.mark.parametrize("kind", ["pool", "view", "counting pool", "counting view"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_exception_from_outside_leaves_no_future_pending(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,8 +202,8 @@ def test_an_exception_from_outside_leaves_no_future_pending(
 
     def at(moment: int) -> Interruption:
         interruption = Interruption(moment, stray, *MODULES, _work_item, in_loops=False)
-        with WorkerPool(1, max_queued=9 if "counting" in kind else None) as pool:
-            executor = pool.limited(1) if "view" in kind else pool
+        pool, executor = made(kind, 1)
+        with pool:
             with busy(executor):
                 calls = (interruption.__enter__, interruption.__exit__, int)
                 futures = [executor.submit(func) for func in calls]
@@ -203,11 +212,7 @@ def test_an_exception_from_outside_leaves_no_future_pending(
                 assert error is None or isinstance(error, StrayError), interruption.where
         return interruption
 
-    with no_collector():
-        for moment in count():
-            if not at(moment).happened:
-                break
-    assert moment > 1, "nothing was interrupted"
+    sweep(at)
     # A call that has ended is not begun again.
     assert "in unexpected state" not in caplog.text
 
@@ -236,39 +241,27 @@ def test_a_worker_that_is_interrupted_as_it_leaves_wakes_the_spare(
 
 
 @pytest.mark.usefixtures("expect_loop_errors")
-def test_a_call_that_is_interrupted_as_its_future_begins_to_run_fails_with_that(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("step", ["set_running_or_notify_cancel", "set_result", "set_exception"])
+def test_a_call_that_is_interrupted_as_its_future_is_told_something_fails_with_that(
+    monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    with WorkerPool(1) as pool:
-        with busy(pool):
-            future = pool.submit(int)
-            begin = future.set_running_or_notify_cancel
-
-            def interrupted() -> bool:
-                begin()
-                raise StrayError
-
-            monkeypatch.setattr(future, "set_running_or_notify_cancel", interrupted)
-        assert isinstance(future.exception(LIMIT), StrayError)
-
-
-@pytest.mark.usefixtures("expect_loop_errors")
-@pytest.mark.parametrize("fails", [False, True], ids=["returned", "raised"])
-def test_a_call_that_is_interrupted_before_its_future_has_the_outcome_fails_with_that(
-    monkeypatch: pytest.MonkeyPatch, fails: bool
-) -> None:
+    """When it has begun to run; before it has the outcome."""
     with WorkerPool(1) as pool:
         calls: list[int] = []
         with busy(pool):
-            future = pool.submit(lambda: calls.append(1 // (not fails)))
+            future = pool.submit(lambda: calls.append(1 // (step != "set_exception")))
+            begin = future.set_running_or_notify_cancel
 
             def interrupted(*outcome: object) -> None:
-                monkeypatch.undo()
+                if outcome:
+                    monkeypatch.undo()
+                else:
+                    begin()
                 raise StrayError
 
-            monkeypatch.setattr(future, "set_exception" if fails else "set_result", interrupted)
+            monkeypatch.setattr(future, step, interrupted)
         assert isinstance(future.exception(LIMIT), StrayError)
-        assert len(calls) == (not fails)
+        assert len(calls) == (step == "set_result")
 
 
 @pytest.mark.usefixtures("expect_loop_errors")
@@ -428,8 +421,4 @@ def test_ctrl_c_as_a_thread_starts_or_cannot_loses_no_job_that_relied_on_it(
         pool.shutdown()
         return interruption
 
-    with no_collector():
-        for moment in count():
-            if not at(moment).happened:
-                break
-    assert moment > 10, "nothing was interrupted"
+    sweep(at, least=10)
