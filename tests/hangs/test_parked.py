@@ -160,23 +160,16 @@ say("main ends")
 
 #: How the loop ends, what the worker waits for, what the program says, how many warnings come.
 TABLE: list[tuple[str, str, list[str], set[int]]] = [
-    ("closed", "part", ["main ends"], {1}),
     ("closed", "nested_part", ["main ends"], {1}),
-    ("closed", "call", ["RuntimeError True", "main ends"], {1}),
     ("closed", "nested_call", ["RuntimeError True", "main ends"], {1}),
-    ("stopped", "part", ["main ends"], {1}),
     ("stopped", "nested_part", ["main ends"], {1}),
     # Its worker comes back to a loop that stands still: said when that is collected, if it is.
     ("stopped", "call", ["main ends", "RuntimeError True"], {0, 1}),
     # There is a warning if the outer worker gives up before the body that was told comes back.
     ("stopped", "nested_call", ["main ends", "RuntimeError True"], {0, 1}),
-    ("daemon", "part", ["main ends"], {1}),
     ("daemon", "nested_part", ["main ends"], {1}),
     ("daemon", "call", ["main ends", "RuntimeError True"], {0}),
-    ("daemon", "nested_call", ["main ends", "RuntimeError True"], {0, 1}),
-    ("asyncio.run", "part", ["cancelled", "main ends"], {0}),
     ("asyncio.run", "nested_part", ["cancelled", "main ends"], {0}),
-    ("asyncio.run", "call", ["cancelled", "main ends"], {0}),
     ("asyncio.run", "nested_call", ["cancelled", "main ends"], {0}),
 ]
 
@@ -311,27 +304,7 @@ reached.wait(8)
     assert program.lines == ["the part ends"]
 
 
-# --- the task is abandoned, or ends in its part
-
-
-def test_a_task_that_ends_in_a_part_frees_its_worker() -> None:
-    """The task entered both by hand and left neither. Its value is kept; a warning says so."""
-    program = Program("""
-async def ends():
-    await threadpool(pool).__aenter__()
-    await eventloop().__aenter__()
-    return "value"
-
-async def run():
-    say(await asyncio.create_task(ends()))
-    await asyncio.to_thread(all_workers_are_free)
-    say("free")
-
-asyncio.run(run())
-""")
-    assert program.lines == ["value", "free"]
-    (warning,) = program.warnings
-    assert "without leaving it" in warning
+# --- the task is abandoned
 
 
 def test_a_task_that_the_collector_closes_in_two_parts_is_warned_about_once() -> None:
