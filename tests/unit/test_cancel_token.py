@@ -36,14 +36,6 @@ class LyingToken(CancelToken):
         self._why = why
 
 
-def test_a_listener_that_comes_after_the_cancellation_is_told_at_once() -> None:
-    token = CancelToken()
-    told: list[Any] = []
-    token.request(("stop",))
-    token.register(told.append)
-    assert told == [("stop",)]
-
-
 def test_a_cancellation_just_after_the_look_of_a_listener_finds_it() -> None:
     """1 the listener notes itself and looks, 2 cancel."""
     token = LyingToken()

@@ -1,4 +1,4 @@
-"""``_whereabouts``: the slot of each thread, and the list of all of them."""
+"""``_job``: the slot of each thread, and the list of all of them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import pytest
-from helpers.loops import LoopKind
-from helpers.steps import LIMIT, Gate, until, wait_until
+from helpers.steps import LIMIT, wait_until
 
 from threadhop import (
-    eventloop,
     exec_in_executor,
     exec_in_executor_threading_future,
-    threadpool,
 )
 from threadhop._job import Slot, all_slots, current
 
@@ -33,12 +29,6 @@ def in_another_thread(func: Callable[[], object]) -> threading.Thread:
 
 def slots_of(thread: int | None) -> list[Slot]:
     return [slot for slot in all_slots() if slot.thread == thread]
-
-
-def job_of(thread: int) -> Any:
-    """Seen by this thread, which is another one."""
-    (slot,) = slots_of(thread)
-    return slot.job
 
 
 def test_a_thread_has_one_slot_which_is_listed() -> None:
@@ -85,64 +75,6 @@ def test_a_slot_goes_with_its_thread() -> None:
     gc.collect()
     assert slots[0]() is None
     assert not slots_of(thread.ident)
-
-
-def test_the_slot_of_a_worker_shows_its_block_while_that_runs_here(
-    loops: LoopKind, executor_class: type[ThreadPoolExecutor]
-) -> None:
-    """Also while the worker waits for a part on the loop; None before and after."""
-
-    async def main() -> None:
-        with executor_class(1) as pool:
-            worker = pool.submit(threading.get_ident).result(LIMIT)
-            assert [slot.job for slot in slots_of(worker)] in ([], [None])
-            gate = Gate()
-
-            async def block() -> None:
-                async with threadpool(pool):
-                    gate.stop_here()
-                    async with eventloop():
-                        assert job_of(worker) is seat
-
-            task = asyncio.get_running_loop().create_task(block())
-            await until(gate.reached.is_set)
-            seat = job_of(worker)
-            assert __file__ in seat.where()
-            gate.open()
-            await task
-            pool.submit(str).result(LIMIT)  # the worker has left the block
-            assert job_of(worker) is None
-
-    loops.run(main)
-
-
-@pytest.mark.parametrize("fails", [False, True], ids=["returns", "raises"])
-def test_the_slot_of_a_worker_shows_its_call_while_that_runs(
-    loops: LoopKind, executor_class: type[ThreadPoolExecutor], fails: bool
-) -> None:
-    """None after it, however it ended."""
-
-    async def main() -> None:
-        with executor_class(1) as pool:
-            gate = Gate()
-
-            def work() -> int:
-                gate.stop_here()
-                if fails:
-                    raise LookupError
-                return threading.get_ident()
-
-            worker = pool.submit(threading.get_ident).result(LIMIT)
-            future = exec_in_executor(pool, work)
-            await until(gate.reached.is_set)
-            assert "work" in job_of(worker).where()
-            gate.open()
-            await asyncio.wait([future], timeout=LIMIT)
-            assert (future.exception() is None) is not fails
-            pool.submit(str).result(LIMIT)
-            assert job_of(worker) is None
-
-    loops.run(main)
 
 
 def test_a_job_that_runs_within_another_one_is_shown_and_then_the_outer_one_again() -> None:
