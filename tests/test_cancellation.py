@@ -64,6 +64,7 @@ class Journey:
         self.swallows = swallows
         self.gate = Gate()
         self.trail = Trail()
+        self.entered: list[str] = []
 
     @contextmanager
     def watch(self, name: str) -> Any:
@@ -90,6 +91,7 @@ class Journey:
     async def go(self, depth: int = 0) -> None:
         with self.watch(self.way[depth - 1] if depth else "out"):
             if depth:
+                self.entered.append(self.way[depth - 1])
                 await self.be_at(self.way[depth - 1])
             if depth < len(self.way):
                 pool = self.pools.get(self.way[depth])
@@ -97,6 +99,13 @@ class Journey:
                     await self.go(depth + 1)
                 if depth:
                     await self.be_at(f"{self.way[depth - 1]} again")
+
+    def reached(self) -> list[str]:
+        """The places that it may enter: nothing begins any more when the cancellation has come."""
+        name = self.stage.removeprefix("to ")
+        if name not in self.way or "same" in self.way:
+            return self.way
+        return self.way[: self.way.index(name) + (name == self.stage)]
 
     async def run(self) -> asyncio.Task[None]:
         queue = self.pools[self.stage[3:]] if self.stage.startswith("to ") else None
@@ -132,6 +141,7 @@ async def test_cancelled_at_any_stage_it_passes_each_place_in_its_own_thread(
         journey = Journey(pools, way, stage, swallows)
         task = await journey.run()
         assert journey.trail.steps == [(name, PLACES[name]) for name in passes], swallows
+        assert journey.entered == journey.reached(), swallows
         assert task.cancelled() == (passes[-1] == "out"), swallows
         assert task.cancelling() == 1
         if not swallows:
