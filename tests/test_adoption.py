@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 from helpers.loops import LoopKind, on_every_loop
 from helpers.places import Trail, assert_is_whole, ended, forever, here, place, start
+from helpers.pools import on_a_stock_pool
 from helpers.rows import Rows, close, take
 from helpers.steps import LIMIT, Gate, turns, until
 
-from threadhop import WorkerPool, eventloop, exec_in_eventloop, threadpool
+from threadhop import eventloop, exec_in_eventloop, threadpool
 
-#: The kind of pool makes no difference.
-pytestmark = pytest.mark.parametrize("executor_class", [WorkerPool], ids=["WorkerPool"])
+pytestmark = on_a_stock_pool
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 

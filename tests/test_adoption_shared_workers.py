@@ -9,14 +9,14 @@ from contextlib import nullcontext
 import pytest
 from helpers.loops import on_every_loop, on_one_loop
 from helpers.places import assert_is_whole, ended, here, place, start
+from helpers.pools import on_a_stock_pool
 from helpers.rows import Rows, close, take
 from helpers.steps import Gate, turns, until
 
-from threadhop import WorkerPool, check_cancelled, eventloop, threadpool
+from threadhop import check_cancelled, eventloop, threadpool
 from threadhop._strand import Strand
 
-#: The kind of pool makes no difference.
-pytestmark = pytest.mark.parametrize("executor_class", [WorkerPool], ids=["WorkerPool"])
+pytestmark = on_a_stock_pool
 
 
 # --- one object of eventloop() for two

@@ -13,9 +13,10 @@ import pytest
 from helpers.cancelling import run_and_cancel_at, run_with_task
 from helpers.loops import LoopKind, on_every_loop
 from helpers.places import Trail, forever, here, in_block_of, on_worker, place, start
+from helpers.pools import on_a_stock_pool
 from helpers.steps import Gate, HeldExecutor, busy, turns, until, wait_until
 
-from threadhop import WorkerPool, check_cancelled, eventloop, threadpool
+from threadhop import check_cancelled, eventloop, threadpool
 
 # --- at each stage of a way through blocks and loop parts
 
@@ -373,7 +374,7 @@ TOOLS = [by_a_timeout, by_wait_for, by_a_sibling_in_a_group, by_the_end_of_the_r
 BODIES = [returns, checks, raises, in_a_part, swallows_it_from_a_part]
 
 
-@pytest.mark.parametrize("executor_class", [WorkerPool], ids=["WorkerPool"])
+@on_a_stock_pool
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.__name__)
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
 def test_a_body_that_is_cancelled_ends_first(

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 from helpers.loops import on_every_loop
 from helpers.places import OopsError, Trail, ended, forever, start, suspend
+from helpers.pools import on_a_stock_pool
 from helpers.steps import LIMIT, Gate, HeldExecutor, busy, until, wait_until
 
-from threadhop import WorkerPool, check_cancelled, eventloop, threadpool
+from threadhop import check_cancelled, eventloop, threadpool
 from threadhop._block_job import BlockJob
 from threadhop._interface import WorkerSuspension
 from threadhop._loops._attributes import LOOP
 
-#: The kind of pool makes no difference.
-pytestmark = pytest.mark.parametrize("executor_class", [WorkerPool], ids=["WorkerPool"])
+pytestmark = on_a_stock_pool
 
 
 # --- the moments around a part

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from helpers.loops import on_every_loop, on_one_loop
 from helpers.places import on_loop_thread, on_worker
+from helpers.pools import on_a_stock_pool
 from helpers.steps import turns
 
-from threadhop import WorkerPool, threadpool
+from threadhop import threadpool
 
-#: The kind of pool makes no difference.
-pytestmark = pytest.mark.parametrize("executor_class", [WorkerPool], ids=["WorkerPool"])
+pytestmark = on_a_stock_pool
 
 #: What an error about an await in the body tells the reader to do instead.
 REMEDY = "eventloop()"

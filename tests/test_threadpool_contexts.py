@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from helpers.loops import on_every_loop
 from helpers.places import in_block_of, on_loop_thread
+from helpers.pools import on_a_stock_pool
 from helpers.steps import LIMIT, Gate, turns, until
 
-from threadhop import WorkerPool, _variables, eventloop, threadpool
+from threadhop import _variables, eventloop, threadpool
 
 UNSET = object()
 
-#: The kind of pool makes no difference.
-pytestmark = pytest.mark.parametrize("executor_class", [WorkerPool], ids=["WorkerPool"])
+pytestmark = on_a_stock_pool
 
 
 @pytest.fixture

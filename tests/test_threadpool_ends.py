@@ -11,12 +11,10 @@ import pytest
 from helpers.child import run_in_child
 from helpers.loops import LoopKind, on_every_loop, on_one_loop
 from helpers.places import in_block_of, on_loop_thread, on_thread_of, on_worker, suspend
+from helpers.pools import on_a_stock_pool
 from helpers.steps import Gate, until
 
-from threadhop import WorkerPool, eventloop, threadpool
-
-#: Where the kind of pool makes no difference.
-one_pool = pytest.mark.parametrize("executor_class", [WorkerPool], ids=["WorkerPool"])
+from threadhop import eventloop, threadpool
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -71,7 +69,7 @@ async def test_an_odd_exception_comes_out_like_any_other(
     await in_block_of(one, other)
 
 
-@one_pool
+@on_a_stock_pool
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize("left", [True, False], ids=["left", "not-left"])
 def test_exit_in_the_body_comes_out_of_the_loop(
@@ -134,7 +132,7 @@ def test_exit_in_the_body_ends_the_process_with_its_status() -> None:
 # --- a task that ends inside of a block ---
 
 
-@one_pool
+@on_a_stock_pool
 @pytest.mark.parametrize("nested", [False, True], ids=["one", "nested"])
 @pytest.mark.parametrize("kind", [None, ValueError, asyncio.CancelledError])
 @on_every_loop
@@ -170,7 +168,7 @@ async def test_a_task_that_ends_inside_a_block_is_finished_with_its_outcome(
     assert f"{__file__}:{child.__code__.co_firstlineno + 2}" in warning
 
 
-@one_pool
+@on_a_stock_pool
 @on_one_loop
 async def test_a_block_that_is_left_says_nothing(
     executor: Executor, other: Executor, caplog: pytest.LogCaptureFixture
@@ -184,7 +182,7 @@ async def test_a_block_that_is_left_says_nothing(
 # --- leaving where nobody should ---
 
 
-@one_pool
+@on_a_stock_pool
 @on_every_loop
 async def test_leaving_a_block_in_another_task_is_refused(one: Executor) -> None:
     """The task that is in the block is not touched: its body goes on and leaves as usual."""
@@ -207,7 +205,7 @@ async def test_leaving_a_block_in_another_task_is_refused(one: Executor) -> None
 
 
 @pytest.mark.trio
-@one_pool
+@on_a_stock_pool
 @on_every_loop
 async def test_leaving_a_block_that_was_never_entered_is_refused(executor: Executor) -> None:
     with pytest.raises(RuntimeError, match="task"):

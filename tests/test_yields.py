@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from helpers.loops import on_every_loop, on_one_loop
 from helpers.places import on_loop_thread
+from helpers.pools import on_a_stock_pool
 
-from threadhop import WorkerPool, eventloop, threadpool
+from threadhop import eventloop, threadpool
 from threadhop import eventloop as on_loop
 
-#: The kind of pool makes no difference.
-pytestmark = pytest.mark.parametrize("executor_class", [WorkerPool], ids=["WorkerPool"])
+pytestmark = on_a_stock_pool
 
 #: The executor of the functions here, which frameworks find as plain functions of a module.
 pool = SimpleNamespace(executor=None)
