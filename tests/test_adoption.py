@@ -120,12 +120,12 @@ async def test_whoever_closes_a_generator_its_body_ends_on_its_worker(
     await assert_is_whole(executor, 2)
 
 
-@pytest.mark.parametrize("how", ["itself", "exit stack", "helpers"])
+@pytest.mark.parametrize("how", ["itself", "exit stack", "helpers", "managers"])
 @on_every_loop
 async def test_all_blocks_of_a_generator_are_left_on_their_workers(
     one: ThreadPoolExecutor, other: ThreadPoolExecutor, how: str
 ) -> None:
-    """Helpers of contextlib may have entered them, and have returned."""
+    """Helpers may have entered them, and have returned: those of contextlib, and of the user."""
     trail = Trail()
 
     @contextmanager
@@ -135,6 +135,22 @@ async def test_all_blocks_of_a_generator_are_left_on_their_workers(
             yield
         finally:
             trail.note("out")
+
+    class On:
+        def __init__(self, pool: Executor) -> None:
+            self.block = threadpool(pool)
+
+        async def __aenter__(self) -> None:
+            await self.block.__aenter__()
+            trail.note("in")
+
+        async def __aexit__(self, *exc_info: Any) -> None:
+            trail.note("out")
+            await self.block.__aexit__(*exc_info)
+
+    async def with_managers() -> AsyncIterator[int]:
+        async with On(one), On(other), eventloop():
+            yield 1
 
     @asynccontextmanager
     async def on(pool: Executor) -> AsyncIterator[None]:
@@ -162,7 +178,12 @@ async def test_all_blocks_of_a_generator_are_left_on_their_workers(
                         async with eventloop(), eventloop():
                             yield 1
 
-    sources = {"itself": by_itself, "exit stack": with_exit_stack, "helpers": with_helpers}
+    sources = {
+        "itself": by_itself,
+        "exit stack": with_exit_stack,
+        "helpers": with_helpers,
+        "managers": with_managers,
+    }
 
     source = sources[how]()
     await ended(start(take(source)))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AsyncExitStack, nullcontext
+from typing import Any
 
 import pytest
-from helpers.loops import on_every_loop, on_one_loop
+from helpers.loops import LoopKind, on_every_loop, on_one_loop
 from helpers.places import assert_is_whole, ended, here, place, start
 from helpers.pools import on_a_stock_pool
 from helpers.rows import Rows, close, take
@@ -77,6 +80,179 @@ async def test_a_part_object_that_two_generators_of_a_task_share_is_left_to_the_
     assert both[0].workers[0] != both[1].workers[0]
     await assert_is_whole(one, 1)
     await assert_is_whole(other, 1)
+
+
+class Managed:
+    """An async context manager that enters others, and has no frame of its own in between."""
+
+    def __init__(self, *managers: Any) -> None:
+        self.managers = managers
+
+    async def __aenter__(self) -> None:
+        for manager in self.managers:
+            await manager.__aenter__()
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        for manager in reversed(self.managers):
+            await manager.__aexit__(*exc_info)
+
+
+class Functions(Managed):
+    """The same, by functions of other names."""
+
+    async def __aenter__(self) -> None:
+        await self.set_up()
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        await self.tear_down(exc_info)
+
+    async def set_up(self) -> None:
+        await super().__aenter__()
+
+    async def tear_down(self, exc_info: tuple[Any, ...]) -> None:
+        await super().__aexit__(*exc_info)
+
+
+class Moved(Managed):
+    """An exit stack that was filled by a function, which has returned."""
+
+    stack: AsyncExitStack
+
+    async def __aenter__(self) -> None:
+        self.stack = await self.fill()
+
+    async def fill(self) -> AsyncExitStack:
+        async with AsyncExitStack() as stack:
+            for manager in self.managers:
+                await stack.enter_async_context(manager)
+            return stack.pop_all()
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        await self.stack.__aexit__(*exc_info)
+
+
+@pytest.mark.parametrize("helper", [Managed, Functions, Moved])
+@pytest.mark.parametrize("leaves", ["first", "last"])
+def test_tasks_for_which_a_helper_enters_one_part_object_go_back_to_their_own_workers(
+    loops: LoopKind,
+    one: ThreadPoolExecutor,
+    other: ThreadPoolExecutor,
+    helper: type[Managed],
+    leaves: str,
+) -> None:
+    """The frame that has entered is gone at the exit."""
+    part = eventloop()
+
+    async def passes(pool: Executor, name: str, go: asyncio.Event, entered: list[str]) -> None:
+        async with helper(threadpool(pool)):
+            async with helper(part):
+                entered.append(name)
+                await go.wait()
+                assert place() == "loop"
+            assert place() == name
+        assert place() == "loop"
+
+    async def main() -> None:
+        entered: list[str] = []
+        goes = [asyncio.Event(), asyncio.Event()]
+        tasks = [
+            start(passes(pool, name, go, entered))
+            for pool, name, go in zip((one, other), ("one_0", "other_0"), goes, strict=True)
+        ]
+        await until(lambda: len(entered) == 2)
+        for at in (0, 1) if leaves == "first" else (1, 0):
+            goes[at].set()
+            await ended(tasks[at])
+        await assert_is_whole(one, 1)
+        await assert_is_whole(other, 1)
+
+    loops.run(main)
+
+
+@pytest.mark.parametrize("who", ["a task", "a task of another loop", "the collector"])
+@pytest.mark.parametrize("helper", [None, Functions])
+def test_a_task_in_a_part_object_is_left_alone_by_what_passes_that_outside_of_any_block(
+    loops: LoopKind,
+    one: ThreadPoolExecutor,
+    helper: type[Managed] | None,
+    who: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    part = eventloop()
+    around = part if helper is None else helper(part)
+
+    async def passes() -> None:
+        name = threading.current_thread().name
+        async with around, around:
+            await asyncio.sleep(0)
+        assert threading.current_thread().name == name
+
+    async def first(is_in_part: asyncio.Event, go: asyncio.Event) -> None:
+        async with threadpool(one):
+            async with part:
+                is_in_part.set()
+                await go.wait()
+            assert place() == "one_0"
+        assert place() == "loop"
+
+    async def main() -> None:
+        is_in_part, go = asyncio.Event(), asyncio.Event()
+        task = start(first(is_in_part, go))
+        await is_in_part.wait()
+        if who == "a task":
+            await ended(start(passes()))
+        elif who == "a task of another loop":
+            passed: list[None] = []
+            thread = threading.Thread(target=lambda: passed.append(asyncio.run(passes())))
+            thread.start()
+            await until(lambda: not thread.is_alive())
+            assert passed
+        else:
+            coro = passes()
+            coro.send(None)
+            coro.close()
+        await turns()
+        go.set()
+        await ended(task)
+        await assert_is_whole(one, 1)
+
+    loops.run(main)
+    assert not [r for r in caplog.records if r.name == "threadhop" and "parked" not in r.msg]
+
+
+def test_a_block_object_that_a_generator_and_its_consumer_share_is_left_by_each(
+    loops: LoopKind, executor: Executor
+) -> None:
+    """1 a task begins the generator, 2 another one goes on with it in a block made by that object,
+    3 leaves this block, 4 and goes on with the generator, on the worker of that.
+    """
+    block = threadpool(executor)
+    workers: list[int] = []
+
+    async def numbers() -> AsyncIterator[int]:
+        async with block:
+            for number in range(3):
+                workers.append(here())
+                async with eventloop():
+                    yield number
+
+    async def second(source: AsyncIterator[int]) -> None:
+        async with block:
+            assert here() != workers[0]
+            assert await take(source) == 1
+        assert place() == "loop"
+        assert await take(source) == 2
+        await close(source)
+        assert place() == "loop"
+
+    async def main() -> None:
+        source = numbers()
+        await ended(start(take(source)))
+        await ended(start(second(source)))
+        assert workers == workers[:1] * 3
+        await assert_is_whole(executor, 2)
+
+    loops.run(main)
 
 
 # --- both need the worker

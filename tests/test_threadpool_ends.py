@@ -218,6 +218,16 @@ async def test_leaving_a_block_that_was_never_entered_is_refused(executor: Execu
     assert on_loop_thread()
 
 
+@on_every_loop
+async def test_ctrl_c_passes_the_exit_of_a_block_that_the_task_is_not_in(
+    executor: Executor,
+) -> None:
+    """It comes in where a task begins to leave what another one has entered."""
+    for error in (KeyboardInterrupt(), SystemExit()):
+        exit_args = type(error), error, error.__traceback__
+        assert await threadpool(executor).__aexit__(*exit_args) is None
+
+
 @pytest.mark.parametrize("inner", ["block", "part"])
 @on_every_loop
 async def test_what_is_left_in_the_wrong_order_brings_the_task_home(

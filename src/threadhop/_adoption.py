@@ -25,7 +25,7 @@ from collections.abc import Coroutine
 from types import FrameType
 from typing import Any
 
-from ._entries import Entries, LoopPart, frames_up, innermost_job, jobs_of, leaving, split
+from ._entries import Entries, Leaving, LoopPart, frames_up, innermost_job, jobs_of, split
 from ._errors import (
     LEFT_BY_COLLECTOR,
     LEFT_ELSEWHERE,
@@ -46,11 +46,9 @@ _CACHE = dis.opmap.get("CACHE")  # and no CACHE.
 
 
 def leave_for_owner(
-    part: LoopPart[Strand], error: BaseException | None, frame: FrameType
+    owner: Strand, left: Leaving, error: BaseException | None
 ) -> Coroutine[Any, Any, None]:
-    """In *frame*, outside of the strand that has entered *part*: leave it with *error*."""
-    owner = part.owner_in(frame)
-    assert owner is not None, "asked before"
+    """Outside of the strand of *owner*, which has entered that: leave it with *error*."""
     try:
         leaver: Strand | None = current_strand()
     except RuntimeError:
@@ -58,19 +56,18 @@ def leave_for_owner(
     if leaver is None or leaver.loop is not owner.loop:
         text = LEFT_ELSEWHERE.format(where=owner.where())
         warn(text)
-        _Departure(owner, part, frame).resume()
+        _Departure(owner, left).resume()
         raise refused(text)
-    return _leave_for(leaver, _Departure(owner, part, frame, leaver), owner, error)
+    return _leave_for(leaver, _Departure(owner, left, leaver), owner, error)
 
 
-def let_go(part: LoopPart[Strand], frame: FrameType) -> None:
-    """In any thread: the garbage collector closes *frame*, which is in *part*."""
-    owner = part.owner_in(frame)
-    if owner is not None and not owner.loop.is_gone():  # Else its worker says that it is lost.
+def let_go(owner: Strand, left: Leaving) -> None:
+    """In any thread: the garbage collector closes what *owner* has entered."""
+    if not owner.loop.is_gone():  # Else its worker says that it is lost.
         if not owner.is_said_to_be_left:  # Once for all that it closes in one go.
             owner.is_said_to_be_left = True
             warn(LEFT_BY_COLLECTOR, owner.where())
-        _Departure(owner, part, frame).resume()
+        _Departure(owner, left).resume()
 
 
 def refused(text: str) -> RuntimeError:
@@ -122,16 +119,14 @@ class _Departure(Suspension):
     Without a *leaver* no task could go on there: then the worker is let go.
     """
 
-    __slots__ = ("_is_over", "_leaver", "_leaving", "_manager", "_owner", "_part", "_way")
+    __slots__ = ("_is_over", "_leaver", "_left", "_manager", "_owner", "_way")
 
-    def __init__(
-        self, owner: Strand, part: LoopPart[Strand], frame: FrameType, leaver: Strand | None = None
-    ) -> None:
+    def __init__(self, owner: Strand, left: Leaving, leaver: Strand | None = None) -> None:
         self._owner = owner
-        self._part = part
+        self._left = left
+        part: Any = left.entry.manager
         #: As long as it is there, the worker waits for the leaver.
         self._manager = None if leaver is None else part.manager()
-        self._leaving = leaving(frame)
         self._leaver = leaver
         #: Resumes the leaver; None until that is decided.
         self._way: Suspension | None = None
@@ -152,7 +147,7 @@ class _Departure(Suspension):
             if not owner.is_on_loop():
                 self._wait()
                 return
-            group, rest = split(owner.entries, self._part, self._leaving)
+            group, rest = split(owner.entries, self._left)
             if leaver is None:
                 _let_go(owner, group, rest)
             elif group:
@@ -192,7 +187,7 @@ def _let_go(owner: Strand, group: Entries, rest: Entries) -> None:
     owner.is_said_to_be_left = False
     for entry in group:
         if isinstance(entry.manager, LoopPart):
-            entry.manager.disown(owner)
+            entry.manager.leave(entry)
     for job in jobs_of(group) - jobs_of(rest):
         job.release_worker(owner)
 
@@ -237,9 +232,10 @@ def _adopt(leaver: Strand, owner: Strand, group: Entries, rest: Entries) -> Susp
             job.holders.discard(owner)
     for entry in group:
         if isinstance(entry.manager, LoopPart):
-            entry.manager.disown(owner)
-            if entry is not group[-1]:  # The leaver is just leaving the last one.
-                entry.manager.owners += (leaver,)
+            if entry is group[-1]:  # The leaver is just leaving it.
+                entry.manager.leave(entry)
+            else:
+                entry.manager.enter(entry, leaver)
     suspension = leaver.suspension
     assert suspension is not None, "a task that waits is suspended"
     owner.token.hand_over(group, leaver)

@@ -12,7 +12,7 @@ from . import _executors
 from ._adoption import is_awaited, leave_for_owner, let_go
 from ._callables import async_kind, name_of
 from ._decorator import ThreadpoolFunction, decorated
-from ._entries import LoopPart, is_entered
+from ._entries import Entry, Leaving, LoopPart, generators_at, is_entered
 from ._errors import (
     FORGOT_CALL,
     NO_LOOP_PART,
@@ -27,7 +27,7 @@ from ._loops import current_strand, current_strand_or_none, is_on_loop
 from ._pool import WorkerPool
 from ._pool._limited_view import LimitedView
 from ._strand import Strand
-from ._traps import stay, then_raise
+from ._traps import OUTRANKS_CANCELLATION, stay, then_raise
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -87,7 +87,8 @@ async def _not_entered_by_this_task(exc: BaseException | None) -> None:
     happens to run. There is no task to move then, and a coroutine that is being closed must not
     suspend itself.
     """
-    if not isinstance(exc, GeneratorExit) and not hasattr(exc, "_threadhop_refused"):
+    passes = (GeneratorExit, *OUTRANKS_CANCELLATION)
+    if not isinstance(exc, passes) and not hasattr(exc, "_threadhop_refused"):
         raise RuntimeError(NOT_ENTERED)
 
 
@@ -144,6 +145,7 @@ class eventloop:  # noqa: N801 - reads like a keyword
             return strand.enter_loop_part(self._part, sys._getframe(1))
         if not is_on_loop():
             raise RuntimeError(NO_LOOP_PART)
+        self._part.enter_outside(sys._getframe(1))
         return stay()
 
     def __aexit__(
@@ -154,30 +156,55 @@ class eventloop:  # noqa: N801 - reads like a keyword
     ) -> Coroutine[Any, Any, None]:
         if current_strand_or_none is None:  # The process ends, and has emptied this module.
             return self._stay()
-        part, frame = self._part, sys._getframe(1)
+        entry = None
         try:
-            return _leave_part(part, exc, frame)
+            part, frame = self._part, sys._getframe(1)
+            entry = _left_in(frame, part, exc)
+            return _leave_part(part, entry, exc, frame)
         except KeyboardInterrupt as interrupt:
             # The rest of the body belongs on the worker, whatever has happened.
-            return then_raise(_leave_part(part, exc, frame), interrupt)
+            part, frame = self._part, sys._getframe(1)
+            if entry is None:
+                entry = _left_in(frame, part, exc)
+            return then_raise(_leave_part(part, entry, exc, frame), interrupt)
+
+
+def _is_closed(frame: FrameType, exc: BaseException | None) -> bool:
+    """Whether nobody awaits what ends in *frame*: the garbage collector closes it."""
+    return isinstance(exc, GeneratorExit) and not is_awaited(frame)
+
+
+def _left_in(frame: FrameType, part: LoopPart[Strand], exc: BaseException | None) -> Entry | None:
+    """Of *part*: which of those that have it entered leaves it in *frame*."""
+    if _is_closed(frame, exc):
+        return part.left_in(frame, None)
+    strand = current_strand_or_none()
+    if strand is None:
+        return part.left_in(frame, ())
+    return part.left_in(frame, None if strand.is_abandoned else strand.entries)
 
 
 def _leave_part(
-    part: LoopPart[Strand], exc: BaseException | None, frame: FrameType
+    part: LoopPart[Strand], entry: Entry | None, exc: BaseException | None, frame: FrameType
 ) -> Coroutine[Any, Any, None]:
     """May be repeated before it is awaited."""
-    if isinstance(exc, GeneratorExit) and not is_awaited(frame):
-        let_go(part, frame)
-        return stay()
     strand = current_strand_or_none()
-    owner = part.owner_in(frame)
-    if owner is not None and owner is not strand:
-        return leave_for_owner(part, exc, frame)
-    if strand is not None and is_entered(strand.entries, part):
-        return strand.leave(part, exc, frame if len(part.owners) > 1 else None)
-    if strand is not None and strand.is_abandoned and exc is None:
-        # The rest of the body belongs on the worker, and must not run here.
-        raise RuntimeError(WORKER_GONE)
+    if entry is None:
+        if strand is not None and strand.is_abandoned and exc is None:
+            # The rest of the body belongs on the worker, and must not run here.
+            raise RuntimeError(WORKER_GONE)
+        return stay()
+    owner = part.entered.get(entry)
+    if _is_closed(frame, exc):
+        if owner is not None:
+            let_go(owner, Leaving(entry, generators_at(frame)))
+            return stay()
+    elif strand is not None and entry in strand.entries:
+        is_last = entry is strand.entries[-1]
+        return strand.leave(part, exc, None if is_last else Leaving(entry, generators_at(frame)))
+    elif owner is not None:
+        return leave_for_owner(owner, Leaving(entry, generators_at(frame)), exc)
+    part.leave(entry)  # Of no block.
     return stay()
 
 

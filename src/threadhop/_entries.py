@@ -12,25 +12,32 @@ import contextlib
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from inspect import CO_ASYNC_GENERATOR
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from types import FrameType
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from ._block_job import BlockJob
 
 CONTEXTLIB = contextlib.__file__
 
+#: Functions by these names enter for their caller: managers of the user, and exit stacks.
+ENTER = ("__aenter__", "enter_async_context")
+
+_MANAGE = ("__aexit__", *ENTER)
+
+_SUSPENDS = CO_COROUTINE | CO_ASYNC_GENERATOR | CO_GENERATOR
+
 #: The stack of a task, innermost last. Replaced as a whole, as few tasks have more than one entry.
 Entries = tuple["Entry", ...]
 
 #: See ``key_of``.
-FrameKey = tuple[int, int]
+FrameKey = tuple[int, int] | None
 
 
 class Leaving(NamedTuple):
-    """From where a manager is left. Asked for on the spot: a suspended frame has no caller."""
+    """What is left, and from where. Asked for on the spot: a suspended frame has no caller."""
 
-    frame_key: FrameKey
+    entry: Entry
     generators: frozenset[FrameKey]
 
 
@@ -47,7 +54,7 @@ class Entry:
     #: The async generators that have entered it, see ``generators_at``.
     generators: frozenset[FrameKey] = frozenset()
     #: Of a loop part: the ``key_of`` the frame that entered it,
-    frame_key: FrameKey | None = None
+    frame_key: FrameKey = None
     #: and how often the task had been cancelled by then.
     cancels = 0
 
@@ -62,46 +69,98 @@ def entered_in(frame: FrameType, manager: object, job: BlockJob | None) -> Entry
     return entry
 
 
-class _Owner(Protocol):
-    entries: Entries
-
-
 #: A strand.
-OwnerT = TypeVar("OwnerT", bound=_Owner)
+OwnerT = TypeVar("OwnerT")
 
 
 class LoopPart(Generic[OwnerT]):
-    """Stands for an ``eventloop()`` object in entries, and does not keep it alive."""
+    """Stands for an ``eventloop()`` object in entries, and does not keep it alive.
 
-    __slots__ = ("manager", "owners")
+    Many may have the object entered at once: frames of one task, tasks, tasks of several loops,
+    some of them outside of any block. So the exit has to find the entry that it is of.
+    """
+
+    __slots__ = ("_was_left", "entered", "is_used_again", "manager")
 
     def __init__(self, manager: object) -> None:
         #: As long as it is there, some code may leave it.
         self.manager: weakref.ref[Any] = weakref.ref(manager)
-        #: The strands that have it entered. Written on the loop thread.
-        self.owners: tuple[OwnerT, ...] = ()
+        #: What is entered, the latest last, and the strand that has it; None: outside of any block.
+        #: Loops in several threads write to it, so each step is one of C.
+        self.entered: dict[Entry, OwnerT | None] = {}
+        #: Whether it was entered more than once. Only set, by each that might be the second one.
+        self.is_used_again = False
+        self._was_left = False
 
-    def owner_in(self, frame: FrameType) -> OwnerT | None:
-        """The strand that has it entered in *frame*; if a helper entered it, any that has."""
+    def enter(self, entry: Entry, owner: OwnerT | None) -> None:
+        self.entered[entry] = owner
+        if self._was_left or len(self.entered) > 1:
+            self.is_used_again = True
+
+    def enter_outside(self, frame: FrameType) -> None:
+        """In *frame*, which runs in no block."""
+        entry = Entry()
+        entry.manager, entry.job, entry.frame_key = self, None, key_of(frame)
+        self.enter(entry, None)
+
+    def leave(self, entry: Entry) -> None:
+        """May be repeated."""
+        self._was_left = True
+        self.entered.pop(entry, None)
+
+    def left_in(self, frame: FrameType, own: Entries | None) -> Entry | None:
+        """What is left in *frame*, by a task with the entries *own*; None: by none.
+
+        None if it is left already.
+        """
+        if not self.is_used_again:
+            return next(iter(self.entered), None)
         key = key_of(frame)
-        for owner in self.owners:
-            if any(e.manager is self and e.frame_key == key for e in owner.entries):
-                return owner
-        return self.owners[-1] if self.owners else None
+        entered = self.entered.copy()
+        for entry in reversed(entered):
+            # A frame that is dead may have had that key, but earlier.
+            if entry.frame_key == key is not None:
+                return entry
+        return None if own is None else self._guess(frame, own, entered)
 
-    def disown(self, strand: OwnerT) -> None:
-        owners = list(self.owners)
-        if strand in owners:
-            owners.remove(strand)
-        self.owners = tuple(owners)
+    def _guess(
+        self, frame: FrameType, own: Entries, entered: dict[Entry, OwnerT | None]
+    ) -> Entry | None:
+        """A function that has returned has entered it, or a compiled one."""
+        here = {key_of(caller) for caller in frames_up(frame)} - {None}
+        mine = [entry for entry in reversed(own) if entry.manager is self]
+        others = [entry for entry in reversed(entered) if entry.frame_key not in here]
+        guesses = [
+            *(entry for entry in mine if entry.frame_key not in here),
+            *mine,
+            *(entry for entry in others if entered[entry] is None),
+            *others,
+        ]
+        return next(iter(guesses), None)
 
 
 def key_of(frame: FrameType) -> FrameKey:
-    """Tells a frame, without keeping it.
+    """Tells the frame for which *frame* enters or leaves something, without keeping it.
 
-    A dead frame's address is soon that of another frame, but hardly ever of one with that code.
+    None if there is none: a compiled function has no frame, and *frame* is somebody else's. A dead
+    frame's address is soon that of another frame, but hardly ever of one with that code.
     """
-    return id(frame), id(frame.f_code)
+    home = _home_of(frame)
+    code = home.f_code
+    return (id(home), id(code)) if code.co_flags & _SUSPENDS else None
+
+
+def _home_of(frame: FrameType) -> FrameType:
+    """*frame*; if it is that of a helper, the one that called this."""
+    home = frame
+    while _is_helper(home) and home.f_back is not None:
+        home = home.f_back
+    return home
+
+
+def _is_helper(frame: FrameType) -> bool:
+    code = frame.f_code
+    return code.co_filename == CONTEXTLIB or code.co_name in _MANAGE
 
 
 def frames_up(frame: FrameType | None) -> Iterator[FrameType]:
@@ -114,21 +173,16 @@ def frames_up(frame: FrameType | None) -> Iterator[FrameType]:
 def generators_at(frame: FrameType | None) -> frozenset[FrameKey]:
     """The keys of the async generators that run in *frame*, and in those that await it.
 
-    Up to the first coroutine of the user: what that enters belongs to no other frame. Helpers of
-    contextlib pass what they enter on to their caller.
+    Up to the first coroutine of the user that is no helper: what that enters belongs to no other
+    frame.
     """
     keys = set()
     for caller in frames_up(frame):
-        code = caller.f_code
-        if code.co_flags & CO_ASYNC_GENERATOR:
+        if caller.f_code.co_flags & CO_ASYNC_GENERATOR:
             keys.add(key_of(caller))
-        elif code.co_filename != CONTEXTLIB:
+        elif not _is_helper(caller):
             break
     return frozenset(keys)
-
-
-def leaving(frame: FrameType) -> Leaving:
-    return Leaving(key_of(frame), generators_at(frame))
 
 
 # Questions about a stack.
@@ -167,25 +221,33 @@ def may_be_left(entries: Entries) -> bool:
     return any(part.manager() is not None for part in parts)
 
 
-def split(entries: Entries, manager: object, leaving: Leaving) -> tuple[Entries, Entries]:
-    """The group of entries that must be left with *manager*; and the rest.
+def leaving(entries: Entries, block: object, frame: FrameType) -> Leaving:
+    """In *frame*, where *block* is left, which is entered, and more is on top of it.
 
-    The group is the entry of *manager*, of a loop part also the block right below it, and all
-    further below that one of the same generators has entered. Empty if *manager* is not entered.
+    It may be there more than once, if the task has adopted a worker.
     """
-    top = _find(entries, manager, leaving.frame_key)
-    if top is None:
+    key, generators = key_of(frame), generators_at(frame)
+
+    def likeness(entry: Entry) -> int:
+        if entry.frame_key == key is not None:
+            return 2
+        return bool(entry.generators & generators or not (entry.generators or generators))
+
+    entered = [entry for entry in reversed(entries) if entry.manager is block]
+    return Leaving(max(entered, key=likeness), generators)
+
+
+def split(entries: Entries, left: Leaving) -> tuple[Entries, Entries]:
+    """The group of entries that must be left with that one; and the rest.
+
+    The group is the entry that is left, of a loop part also the block right below it, and all
+    further below that one of the same generators has entered. Empty if it is not in *entries*.
+    """
+    if left.entry not in entries:
         return (), entries
-    low = top
+    low = top = entries.index(left.entry)
     if low > 0 and entries[low].job is None and entries[low - 1].job is not None:
         low -= 1
-    below = (at for at in range(low) if leaving.generators & entries[at].generators)
+    below = (at for at in range(low) if left.generators & entries[at].generators)
     low = next(below, low)
     return entries[low : top + 1], entries[:low] + entries[top + 1 :]
-
-
-def _find(entries: Entries, manager: object, key: FrameKey) -> int | None:
-    """The innermost entry of *manager*; if it was entered more than once, that of the frame."""
-    found = [at for at, entry in enumerate(entries) if entry.manager is manager]
-    mine = [at for at in found if entries[at].frame_key == key]
-    return max(mine or found, default=None)

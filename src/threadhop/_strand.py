@@ -37,6 +37,7 @@ from ._driver import step, where_suspended
 from ._entries import (
     Entries,
     Entry,
+    Leaving,
     LoopPart,
     entered_in,
     innermost_job,
@@ -154,39 +155,40 @@ class Strand:
             self.worker_suspension = WorkerSuspension(job, self)
         return enter(self, mark)
 
-    def enter_loop_part(self, manager: object, frame: FrameType) -> Coroutine[Any, Any, None]:
+    def enter_loop_part(
+        self, part: LoopPart[Strand], frame: FrameType
+    ) -> Coroutine[Any, Any, None]:
         """Return what goes to the loop and enters the loop part there."""
         if self.job is None:
-            entry = entered_in(frame, manager, None)
+            entry = entered_in(frame, part, None)
             entry.cancels = self.loop.count_cancels()
             self.entries += (entry,)
-            if isinstance(manager, LoopPart):
-                manager.owners += (self,)
+            part.enter(entry, self)
             return stay()
         if self.token.why is not None:
             raise self.cancellation()
         need_frames()
         # Not on arrival: a signal handler may have cancelled the step of the task that arrives.
         self.seen_cancels = self.count_cancels()
-        self.entering = manager
+        self.entering = part
         self.new_entries = self.target = None
         return enter(self, self)
 
     def leave(
-        self, manager: object, error: BaseException | None, frame: FrameType | None = None
+        self, manager: object, error: BaseException | None, left: Leaving | None = None
     ) -> Coroutine[Any, Any, None]:
         """Return what pops the entry of *manager*, whose body ended with *error*, and goes back.
 
-        May be repeated before it is awaited. *frame*: where *manager* is left, if it is shared.
+        May be repeated before it is awaited. *left*: the entry, if that is known, and not the last.
         """
         entries, here = self.entries, self.job
-        if entries[-1].manager is not manager or frame is not None:
+        if entries[-1].manager is not manager or left is not None:
             # Left in the wrong order, or a generator of the task is closed within later blocks.
-            group, rest = split(entries, manager, leaving(frame or sys._getframe(2)))
+            group, rest = split(entries, left or leaving(entries, manager, sys._getframe(2)))
             entries = self.entries = rest + group
         target = entries[-2].job if len(entries) > 1 else None
         if here is None and isinstance(manager, LoopPart):
-            manager.disown(self)
+            manager.leave(entries[-1])
         if target is here:
             self.entries = entries[:-1]
             job = entries[-1].job
@@ -252,10 +254,8 @@ class Strand:
         True if the task hears of it. If not, the task is on its way, and *error* is for the loop.
         """
         target, worker_suspension = self.target, self.worker_suspension
-        if target is None:
-            return False
         if worker_suspension is None:
-            return target.fail(error)
+            return target is not None and target.fail(error)
         # Back to a worker that waits: the rest of the body belongs there, whatever has happened.
         worker_suspension.resume()
         return False
@@ -391,7 +391,7 @@ class Strand:
         jobs = {entry.job for entry in self.entries}
         for entry in self.entries:
             if isinstance(entry.manager, LoopPart):
-                entry.manager.disown(self)
+                entry.manager.leave(entry)
         self.entries = ()
         self.coro = None
         self.variables.forget()

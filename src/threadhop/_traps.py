@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from typing import Any, cast
 
-from ._entries import CONTEXTLIB, LoopPart, generators_at, key_of
+from ._entries import ENTER, LoopPart, generators_at, key_of
 from ._errors import NOT_DRIVEN
 from ._interface import AnyStrand
 from ._yields import refuse_yield
@@ -128,14 +128,14 @@ def _note_arrival(strand: AnyStrand) -> None:
     if strand.job is not target:
         raise _why_not_moved(strand)
     entry = strand.entries[-1]
-    if code.co_flags & CO_ASYNC_GENERATOR or code.co_filename == CONTEXTLIB:
+    if code.co_flags & CO_ASYNC_GENERATOR or code.co_name in ENTER:
         entry.generators = generators_at(frame)
         if target is not None:
             refuse_yield(frame)
     if target is None:
         entry.frame_key = key_of(frame)
         if isinstance(entry.manager, LoopPart):
-            entry.manager.owners += (strand,)
+            entry.manager.enter(entry, strand)
         strand.variables.write_back()
         if strand.token.why is not None:
             # A cancel came on the way. Raised here, it would run the ``finally`` of the body, which

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from contextlib import aclosing, suppress
+from contextlib import aclosing, contextmanager, suppress
 from functools import partial, wraps
 from itertools import count
 from threading import get_ident
@@ -100,6 +100,7 @@ class Stage:
 
     def __init__(self, pools: Pools, *, waits: bool) -> None:
         self.loop = asyncio.new_event_loop()
+        self.thread = get_ident()
         self.pool, self.other = pools.get()
         self.tasks: list[asyncio.Task[Any]] = []
         self.futures: list[Future[Any]] = []
@@ -107,6 +108,7 @@ class Stage:
         self.ends: list[int] = []
         self.cancels: dict[asyncio.Task[Any] | None, Callable[[], object]] = {}
         self.broken: list[str] = []
+        self.part = eventloop()
         self._pools = pools
         self._gate = Gate()
         self._reached = asyncio.Event()
@@ -125,6 +127,19 @@ class Stage:
         if self.waits:
             self.note()
             self._gate.stop_here()
+
+    @contextmanager
+    def stays_here(self) -> Iterator[None]:
+        """What ends in a worker has begun there; what is interrupted may end on the loop."""
+        worker = get_ident()
+        try:
+            yield
+        finally:
+            expected = {worker}
+            if isinstance(sys.exc_info()[1], KeyboardInterrupt):
+                expected.add(self.thread)
+            if get_ident() not in expected:
+                self.broken.append("the rest of the body ran elsewhere")
 
     async def loop_part(self) -> None:
         """On the loop."""
@@ -270,6 +285,16 @@ async def loop_part(stage: Stage) -> None:
             await stage.loop_part()
 
 
+async def shared_loop_part(stage: Stage) -> None:
+    """The tasks have one ``eventloop()`` object, also outside of any block."""
+    async with stage.part:
+        await asyncio.sleep(0)
+    async with threadpool(stage.pool):
+        with stage.stays_here():
+            async with stage.part:
+                await stage.loop_part()
+
+
 async def nested(stage: Stage) -> None:
     async with threadpool(stage.pool):
         stage.note()
@@ -302,7 +327,17 @@ async def coroutine_at_home(stage: Stage) -> None:
         exec_in_eventloop(stage.loop_part)
 
 
-ACTS: list[Act] = [block, loop_part, nested, call, run, map_, function_at_home, coroutine_at_home]
+ACTS: list[Act] = [
+    block,
+    loop_part,
+    shared_loop_part,
+    nested,
+    call,
+    run,
+    map_,
+    function_at_home,
+    coroutine_at_home,
+]
 #: The others wait for their first worker as ``block`` does.
 ACTS_THAT_WAIT: list[Act] = [block, nested, call, run, map_]
 
