@@ -225,6 +225,44 @@ async def test_a_generator_that_has_only_a_loop_part_leaves_the_block_around_it_
     await assert_is_whole(executor, 2)
 
 
+@pytest.mark.parametrize("where", ["loop", "other_0"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_part_whose_block_has_ended_is_left_by_another_task_where_that_is(
+    loops: LoopKind, one: ThreadPoolExecutor, other: ThreadPoolExecutor, where: str, parts: int
+) -> None:
+    """The consumer of a generator that has only loop parts has left it, and its own block, too."""
+    closed: list[str] = []
+
+    async def ticks() -> AsyncIterator[int]:
+        async with AsyncExitStack() as stack:
+            stack.callback(lambda: closed.append(place()))
+            for _ in range(parts):
+                await stack.enter_async_context(eventloop())
+            yield 1
+
+    async def close_it(source: Any) -> None:
+        if where == "loop":
+            await source.aclose()
+        else:
+            async with threadpool(other):
+                await source.aclose()
+                assert place() == "other_0"
+        assert place() == "loop"
+
+    async def main() -> None:
+        source = ticks()
+        async with threadpool(one):
+            async for _ in source:
+                break
+        assert place() == "loop"
+        await ended(start(close_it(source)))
+        assert closed == [where]
+        await assert_is_whole(one, 1)
+        await assert_is_whole(other, 1)
+
+    loops.run(main)
+
+
 @pytest.mark.parametrize("who", ["first task", "another task"])
 @on_every_loop
 async def test_a_leaver_that_is_on_a_worker_comes_back_to_it(

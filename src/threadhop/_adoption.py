@@ -196,13 +196,13 @@ def _leave_for(
     leaver: Strand, departure: Suspension, owner: Strand, error: BaseException | None
 ) -> Coroutine[Any, Any, None]:
     """In the coroutine of *leaver*: return what leaves a loop part of *owner*, by *departure*."""
-    # A guess: the target is known when the entries have moved.
-    target = innermost_job(owner.entries)
-    if target is None:  # Its workers were sent away in the meantime.
+    if not owner.entries:  # Its workers were sent away in the meantime.
         raise RuntimeError(WORKER_GONE)
     leaver.entering = None
     leaver.new_entries = leaver.entries
-    leaver.target = target
+    # A guess: the target is known when the entries have moved. None if the block around the loop
+    # part is left already: what comes after the part is on the loop, too.
+    leaver.target = innermost_job(owner.entries) or leaver.job
     leaver.worker_suspension = departure
     if leaver.job is not None:
         return leave(leaver, leaver, error)
@@ -250,8 +250,9 @@ def _adopt(leaver: Strand, owner: Strand, group: Entries, rest: Entries) -> Susp
 
 def _refuse(leaver: Strand, error: BaseException) -> Suspension:
     """On the loop: *leaver* is to go on where it came from, with *error*. Return how."""
-    leaver.refusal = error
     job = leaver.job
+    if leaver.target is not None:  # Else it needs no worker.
+        leaver.refusal = error
     way = leaver.suspension if job is None else WorkerSuspension(job, leaver)
     assert way is not None, "a task that waits is suspended"
     if job is not None:
