@@ -309,6 +309,54 @@ async def test_a_leaver_that_is_cancelled_meanwhile_is_told_at_the_exit(executor
     await assert_is_whole(executor, 2)
 
 
+@pytest.mark.parametrize("where", ["inner part", "on its way", "outer part"])
+def test_a_cancellation_of_the_leaver_that_leaves_a_part_which_it_took_over_is_its_own(
+    loops: LoopKind, executor: Executor, other: ThreadPoolExecutor, where: str
+) -> None:
+    """Whatever had been cancelled before: the first task was, and went on."""
+    gate, waits, ends = Gate(), asyncio.Event(), []
+
+    async def rows() -> AsyncIterator[int]:
+        async with threadpool(executor):
+            with suppress(asyncio.CancelledError):
+                async with eventloop():
+                    async with eventloop():
+                        yield 1
+                        if where == "inner part":
+                            waits.set()
+                            await forever()
+                    waits.set()
+                    await forever()
+            ends.append(here())
+
+    async def first(source: AsyncIterator[int]) -> None:
+        with suppress(asyncio.CancelledError):
+            await forever()
+        await take(source)
+        if where == "on its way":
+            async with threadpool(other):
+                gate.stop_here()
+
+    async def main() -> None:
+        source = rows()
+        task = start(first(source))
+        await turns()
+        task.cancel()
+        await (until(gate.reached.is_set) if where == "on its way" else ended(task))
+        leaver = start(take(source))
+        await (turns() if where == "on its way" else until(waits.is_set))
+        leaver.cancel("stop")
+        gate.open()
+        await until(leaver.done)
+        assert leaver.cancelled()
+        assert ends
+        assert here() not in ends
+        await ended(task)
+        await assert_is_whole(executor, 2)
+
+    loops.run(main)
+
+
 @pytest.mark.parametrize("is_cancelled", [False, True])
 @on_every_loop
 async def test_a_cancelled_error_that_the_body_swallows_comes_again_if_the_leaver_was_cancelled(

@@ -358,6 +358,47 @@ async def test_of_a_generator_the_task_that_goes_on_with_it_is_told(
     blocking.assert_was_told_once()
 
 
+@on_every_loop
+async def test_left_after_its_block_it_goes_to_the_task_that_goes_on_with_the_generator(
+    executor: Executor,
+) -> None:
+    """Not one that the first task has open on the same worker."""
+    blocking, own = Blocking(), Blocking()
+
+    async def items() -> AsyncIterator[int]:
+        async with threadpool(executor):
+            with contextlib.ExitStack() as stack:
+                async with threadpool(executor):
+                    stack.enter_context(on_cancel(blocking.stop))
+                async with eventloop():
+                    yield 1
+                blocking()
+
+    async def begin() -> None:
+        async with threadpool(executor):
+            with on_cancel(own.stop):
+                async with eventloop():
+                    await anext(source)
+                    await asyncio.wait({loop.create_task(go_on())})
+
+    async def go_on() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        canceller = loop.create_task(cancel(task))
+        with contextlib.suppress(asyncio.CancelledError):
+            await anext(source, None)
+        await canceller
+
+    async def cancel(task: asyncio.Task[None]) -> None:
+        await until(blocking.begun.is_set)
+        task.cancel()
+
+    source, loop = items(), asyncio.get_running_loop()
+    await begin()
+    blocking.assert_was_told_once()
+    assert not own.told
+
+
 def test_cancelled_before_it_is_entered_it_calls_back_before_its_body(
     loops: LoopKind, executor: Executor
 ) -> None:

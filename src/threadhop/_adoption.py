@@ -223,6 +223,10 @@ def _adopt(leaver: Strand, owner: Strand, group: Entries, rest: Entries) -> Susp
     target = entries[-2].job if len(entries) > 1 else None
     way = leaver.suspension if target is None else WorkerSuspension(target, leaver)
     assert way is not None, "a task that waits is suspended"
+    suspension = leaver.suspension
+    assert suspension is not None, "a task that waits is suspended"
+    # One that it has still to raise comes within the loop part around, if there is one.
+    cancels = suspension.count_cancels() - (leaver.token.why is not None)
     theirs = jobs_of(rest)
     for job in jobs_of(group):
         if job.holders is None:
@@ -236,9 +240,8 @@ def _adopt(leaver: Strand, owner: Strand, group: Entries, rest: Entries) -> Susp
                 entry.manager.leave(entry)
             else:
                 entry.manager.enter(entry, leaver)
-    suspension = leaver.suspension
-    assert suspension is not None, "a task that waits is suspended"
-    owner.token.hand_over(group, leaver)
+                entry.cancels = cancels
+    owner.token.hand_over(jobs_of(group), rest, leaver)
     leaver.task_has_ended = suspension.watch_task()
     # In one step: nothing comes in between.
     (

@@ -77,13 +77,15 @@ class CancelToken:
         """In the same worker."""
         self._listeners = tuple(other for other in self._listeners if other != listener)
 
-    def hand_over(self, entries: tuple[Any, ...], task: Any) -> None:
-        """On the loop, while no worker has either task: *task* takes *entries* over.
+    def hand_over(self, jobs: set[Any], rest: tuple[Any, ...], task: Any) -> None:
+        """On the loop, while no worker has either task: *task* takes over all but *rest*.
 
-        The listeners in their bodies hear of its cancellations from now on. May be repeated.
+        The listeners in the bodies that *jobs* drive hear of its cancellations from now on. (The
+        block of a listener may be left already.) May be repeated.
         """
         for listener in self._listeners:
-            if getattr(listener, "entry", None) in entries:
+            entry = getattr(listener, "entry", None)
+            if entry is not None and entry.job in jobs and entry not in rest:
                 listener.caller = task  # type: ignore[attr-defined]
                 task.token.unregister(listener)
                 task.token._listeners += (listener,)
