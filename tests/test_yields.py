@@ -84,9 +84,56 @@ async def of_a_manager() -> AsyncIterator[str]:
         yield item
 
 
+class Manager:
+    """Enters the block for its user, by hand, and so does what inherits from it."""
+
+    def __init__(self) -> None:
+        self.block = threadpool(pool.executor)
+
+    async def __aenter__(self) -> str:
+        await self.block.__aenter__()
+        return "item"
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        await self.block.__aexit__(*exc_info)
+
+
+class Heir(Manager):
+    async def __aenter__(self) -> str:
+        return await super().__aenter__()
+
+
+async def of_a_class() -> AsyncIterator[str]:
+    async with Heir() as item:
+        yield item
+
+
+async def in_a_part_of_a_class() -> AsyncIterator[str]:
+    async with Heir() as item, eventloop():
+        yield item
+
+
+class Connection:
+    """Opened and closed in blocks of its own, which have ended when its user has it."""
+
+    async def __aenter__(self) -> str:
+        async with threadpool(pool.executor):
+            return "item"
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        async with threadpool(pool.executor):
+            pass
+
+
+async def of_a_connection() -> AsyncIterator[str]:
+    async with Connection() as item:
+        yield item
+
+
 #: Where their blocks stand.
 LINES: dict[Any, int] = {
     in_its_body: in_its_body.__code__.co_firstlineno + 1,
+    of_a_class: Manager.__aenter__.__code__.co_firstlineno + 1,
     of_a_manager: by_decorator.__wrapped__.__code__.co_firstlineno + 2,  # type: ignore[attr-defined]
 }
 
@@ -128,7 +175,7 @@ def _executor(executor: Executor) -> None:
 @pytest.mark.trio
 @on_every_loop
 @pytest.mark.parametrize("consumer", [plain_for, closing, framework])
-@pytest.mark.parametrize("source", [in_its_body, of_a_manager])
+@pytest.mark.parametrize("source", [in_its_body, of_a_manager, of_a_class])
 async def test_a_generator_that_yields_in_the_body_is_refused(
     consumer: Consumer, source: Callable[[], Any]
 ) -> None:
@@ -150,6 +197,8 @@ async def test_a_generator_that_yields_in_the_body_is_refused(
         in_a_loop_part,
         in_a_part_by_another_name,
         in_a_part_of_a_long_statement,
+        in_a_part_of_a_class,
+        of_a_connection,
         after_its_block,
     ],
 )

@@ -21,7 +21,9 @@ from types import CodeType, FrameType
 from ._entries import CONTEXTLIB
 from ._errors import YIELDS, YIELDS_PERHAPS
 
-_YES, _PERHAPS, _NO = "yes", "perhaps", "no"
+_YES, _NO = "yes", "no"
+#: There is no source; or the line there enters the block in another way than by ``async with``.
+_PERHAPS, _BY_HAND = "perhaps", "by hand"
 
 #: By code and line: whether the body that begins there yields. Its steps are atomic.
 _known: dict[tuple[CodeType, int], str] = {}
@@ -34,7 +36,7 @@ def refuse_yield(frame: FrameType) -> None:
 
     Up the chain of awaits, for the body of a context manager is a body of its user, too.
     """
-    user: FrameType | None = frame
+    user = _user_of(frame)
     is_plain = False
     while user is not None and user.f_code.co_filename != CONTEXTLIB:
         if not user.f_code.co_flags & CO_ASYNC_GENERATOR:
@@ -59,6 +61,20 @@ def refuse_yield(frame: FrameType) -> None:
             return
 
 
+def _user_of(frame: FrameType) -> FrameType | None:
+    """*frame*; of a manager's ``__aenter__`` that enters the block for a generator, that of this.
+
+    None if it enters the block for itself: then the body is within the method.
+    """
+    chain = [frame]
+    while chain[-1].f_code.co_name == "__aenter__" and chain[-1].f_back is not None:
+        chain.append(chain[-1].f_back)
+    user = chain.pop()
+    if not user.f_code.co_flags & CO_ASYNC_GENERATOR:
+        return None if chain else user
+    return user if all(_body_yields(caller) is _BY_HAND for caller in chain) else None
+
+
 def _refuse(frame: FrameType, answer: str) -> None:
     where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
     if answer is _YES:
@@ -81,9 +97,10 @@ def _body_yields(frame: FrameType) -> str:
         try:
             body = _body_at(frame.f_lineno, ast.parse("".join(lines)))
         except (SyntaxError, ValueError, RecursionError):
-            body = None
+            body, lines = None, []
         if body is None:  # A function that names the remedy is believed to use it.
-            answer = _NO if "eventloop" in frame.f_code.co_names else _PERHAPS
+            answer = _BY_HAND if lines else _PERHAPS
+            answer = _NO if "eventloop" in frame.f_code.co_names else answer
         else:
             answer = _YES if any(map(_yields, body)) else _NO
         if len(_known) > 1000:  # Code that is made again and again.
