@@ -359,6 +359,42 @@ async def test_of_a_generator_the_task_that_goes_on_with_it_is_told(
 
 
 @on_every_loop
+async def test_one_of_a_suspended_generator_is_not_told_as_its_consumer_leaves_a_part_of_its_own(
+    executor: Executor, one: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 a consumer begins the generator in a part, 2 leaves that, 3 is cancelled on its way.
+
+    The generator goes on in another task, which nobody cancels.
+    """
+    calls: list[int] = []
+    resume = WorkerSuspension.resume
+
+    def cancel_first(suspension: WorkerSuspension) -> object:
+        monkeypatch.undo()
+        task.cancel()
+        return resume(suspension)
+
+    async def items() -> AsyncIterator[int]:
+        async with threadpool(one):
+            with on_cancel(calls.append, 1):
+                async with eventloop():
+                    yield 1
+
+    async def consume() -> None:
+        async with threadpool(executor):
+            async with eventloop():
+                await anext(source)
+                monkeypatch.setattr(WorkerSuspension, "resume", cancel_first)
+
+    source, loop = items(), asyncio.get_running_loop()
+    task = loop.create_task(consume())
+    await until(task.done)
+    assert task.cancelled()
+    assert await anext(source, None) is None
+    assert not calls
+
+
+@on_every_loop
 async def test_left_after_its_block_it_goes_to_the_task_that_goes_on_with_the_generator(
     executor: Executor,
 ) -> None:

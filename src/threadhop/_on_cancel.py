@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable
@@ -165,12 +166,15 @@ class _Watch:
         A cancellation that is swallowed there does not concern the body. When one leaves the part,
         the token tells of it again.
         """
-        for entry in reversed(_entries(self.caller)):
-            if entry is self.entry or entry is self._part:
-                break
-            if entry.job is None:
-                return True
-        return False
+        entries = _entries(self.caller)
+        if self.entry is None:
+            return False
+        base: object = self.entry
+        if base not in entries:  # The block is left. Another one of that worker?
+            job = self.entry.job
+            base = next((e for e in reversed(entries) if e.job is job), self._part)
+        above = itertools.takewhile(lambda entry: entry is not base, reversed(entries))
+        return any(entry.job is None for entry in above)
 
     def _call(self) -> None:
         """Have the callback called, unless it is, or the ``with`` has ended."""
