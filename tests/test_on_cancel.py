@@ -590,6 +590,25 @@ def test_a_cancel_that_has_looked_up_the_listener_comes_late(
     assert between.calls == 1
 
 
+def test_a_cancel_that_the_body_sees_before_it_is_told_is_called_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1 a cancel is noted, 2 the body checks, and raises: the ``with`` ends, 3 it is told."""
+    stage = Stage()
+    stage.watch.begin()
+    plain = CancelToken.tell
+
+    def tell(token: CancelToken, why: Any) -> None:
+        assert token.why is not None
+        stage.watch.end()
+        assert stage.calls == 1
+        plain(token, why)
+
+    monkeypatch.setattr(CancelToken, "tell", tell)
+    stage.token.request(())
+    assert stage.calls == 1
+
+
 class LateRequest(_on_cancel._Watch):
     """The first look at whether a cancellation has come is followed by one at once."""
 

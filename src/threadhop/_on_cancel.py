@@ -135,7 +135,11 @@ class _Watch:
             self._call_and_wait()
 
     def end(self) -> None:
-        self.caller.token.unregister(self)
+        token = self.caller.token
+        token.unregister(self)
+        # A cancellation that is noted, and not told yet, came in time: the body may have seen it.
+        if token.why is not None and not self._is_around_loop_part():
+            self._is_requested = True
         # A request whose thread has not begun, perhaps because Ctrl+C came in, is not lost.
         if self._is_requested or self.__dict__.setdefault("claimed", _CLOSED) is not _CLOSED:
             self._call_and_wait()
