@@ -54,6 +54,19 @@ async def another_task(rows: Rows) -> None:
     await ended(start(close(source)))
 
 
+async def a_task_made_of_the_closing(rows: Rows) -> None:
+    """As ``shutdown_asyncgens`` makes it. It may start eagerly, within a call of this one."""
+    source: Any = rows()
+    await take(source)
+    await ended(start(source.aclose()))
+
+
+async def the_end_of_the_loop(rows: Rows) -> None:
+    source = rows()
+    await take(source)
+    await asyncio.get_running_loop().shutdown_asyncgens()
+
+
 async def another_task_when_the_first_has_ended(rows: Rows) -> None:
     source = rows()
     await ended(start(take(source)))
@@ -102,6 +115,8 @@ async def its_cancelled_consumer(rows: Rows) -> None:
 CLOSERS = [
     loops_hook,
     another_task,
+    a_task_made_of_the_closing,
+    the_end_of_the_loop,
     another_task_when_the_first_has_ended,
     a_task_for_each_item,
     an_error_from_another_task,

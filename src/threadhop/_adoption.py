@@ -20,6 +20,7 @@ worker is let go, with a warning.
 from __future__ import annotations
 
 import dis
+import gc
 import inspect
 from collections.abc import Coroutine
 from types import FrameType
@@ -86,8 +87,7 @@ def is_awaited(frame: FrameType) -> bool:
     coro = current_coroutine()
     if coro is None:
         return False
-    # None: a task made of ``agen.aclose()`` itself, or of something compiled.
-    outermost = getattr(coro, "cr_frame", None)
+    outermost = _frame_of(coro)  # None: a task made of something compiled.
     for inner in frames_up(frame):
         if inner is outermost:
             return True
@@ -99,6 +99,17 @@ def is_awaited(frame: FrameType) -> bool:
         ):
             return False
     return outermost is None
+
+
+def _frame_of(coro: Any) -> FrameType | None:
+    """The outermost frame of a task made of *coro*, perhaps of ``agen.aclose()`` itself.
+
+    A task that starts eagerly has frames of another one further up, which stand at a call.
+    """
+    frame: FrameType | None = getattr(coro, "cr_frame", None)
+    if frame is None:  # It shows the generator to the garbage collector only.
+        frame = next((r.ag_frame for r in gc.get_referents(coro) if hasattr(r, "ag_frame")), None)
+    return frame
 
 
 def _stands_at_await(frame: FrameType) -> bool:
