@@ -185,6 +185,39 @@ trio.run(again)
     assert child.returncode == 0
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a signal that a child sends itself")
+def test_ctrl_c_while_a_coroutine_of_the_main_task_runs_on_a_worker_is_no_cancellation() -> None:
+    """It cancels the coroutine there; the main task gets what Ctrl+C raises."""
+    child = run_in_child(
+        STEPS
+        + f"""
+import signal, threading, trio
+from threadhop import AsyncExecutor, WorkerPool
+
+async def wait():
+    threading.Timer(0.05, os.kill, (os.getpid(), {signal.SIGINT:d})).start()
+    try:
+        await trio.sleep_forever()
+    except trio.Cancelled:
+        say("cancelled there")
+        raise
+
+async def main():
+    async with AsyncExecutor(WorkerPool(1)) as executor:
+        try:
+            await executor.run(wait)
+        except BaseException as error:
+            say(type(error).__name__)
+    await trio.sleep(0)
+    say("the end")
+
+trio.run(main)
+"""
+    )
+    assert child.stdout == "cancelled there\nKeyboardInterrupt\nthe end\n", child.stderr
+    assert child.returncode == 0
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_guest_run_whose_host_ends_lets_the_process_end() -> None:
     child = run_in_child(

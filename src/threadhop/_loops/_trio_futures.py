@@ -15,8 +15,6 @@ from .._traps import OUTRANKS_CANCELLATION
 from ._asyncio_futures import Awaited
 from ._trio_traps import lowlevel, trio, trio_cancelled
 
-_OUTRANK_THE_CANCELLATION = (trio.Cancelled, *OUTRANKS_CANCELLATION)
-
 
 class TrioFuture:
     """The outcome of a call, for the one task that awaits it. All in the thread of the run.
@@ -102,13 +100,14 @@ class TrioFuture:
         assert ended is not None, "it is awaited once"
         raise_cancel, error = self._raise_cancel, ended.error
         try:
-            if raise_cancel is None or isinstance(error, _OUTRANK_THE_CANCELLATION):
+            if raise_cancel is None or isinstance(error, OUTRANKS_CANCELLATION):
                 return ended.result()
             if error is None:
                 return raise_cancel()
             try:
                 raise error
             except BaseException:
+                # Ctrl+C, which cancels the call, comes out as Cancelled there, and must not here.
                 return raise_cancel()  # The error is its context.
         finally:
             del ended, error  # A traceback refers to this frame.
