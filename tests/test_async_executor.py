@@ -24,7 +24,14 @@ from helpers.garbage import collect as collect_garbage
 from helpers.loops import LoopKind, on_every_loop, on_one_loop
 from helpers.steps import LIMIT, Gate, HeldExecutor, busy, turns, until
 
-from threadhop import AsyncExecutor, exec_in_eventloop, threadpool, unwrap_future
+from threadhop import (
+    AsyncExecutor,
+    check_cancelled,
+    exec_in_eventloop,
+    exec_in_executor_threading_future,
+    threadpool,
+    unwrap_future,
+)
 
 here = threading.get_ident
 color = contextvars.ContextVar("color", default="unset")
@@ -436,6 +443,37 @@ async def test_a_cancelled_task_waits_for_the_end_of_the_future(ends: str) -> No
         future.set_exception(LookupError("late"))
     assert (await error_of(task)).args == ("enough",)
     assert task.cancelled()
+
+
+@pytest.mark.parametrize("moment", ["queued", "running"])
+def test_a_call_of_ours_is_taken_back_or_waited_for_and_told(
+    loops: LoopKind, executor: Executor, moment: str
+) -> None:
+    """Its future says yes to every cancel, also while a worker makes the call."""
+    gate, steps = Gate(), []
+
+    def work() -> None:
+        gate.stop_here()
+        steps.append("works")
+        check_cancelled()
+        steps.append("not told")
+
+    async def main() -> None:
+        workers = executor._max_workers  # type: ignore[attr-defined]
+        with busy(executor, workers if moment == "queued" else workers - 1):
+            future = exec_in_executor_threading_future(executor, work)
+            task = asyncio.get_running_loop().create_task(unwrap_future(future))
+            await turns()
+            if moment == "running":
+                await until(gate.reached.is_set)
+            task.cancel("enough")
+            await turns()
+            assert task.done() == (moment == "queued")
+            gate.open()
+            assert (await error_of(task)).args == ("enough",)
+        assert steps == (["works"] if moment == "running" else [])
+
+    loops.run(main)
 
 
 def test_a_worker_that_is_the_first_to_meet_the_loop_is_not_taken_for_its_thread(

@@ -206,8 +206,9 @@ class CallJob:
         future = self._future_of_executor
         if future is not None:
             self._is_cancelled = True
+            cancel = future.take_back if isinstance(future, ThreadFuture) else future.cancel
             # (A loop's future says yes to everything, so the claim is asked, too.)
-            if not future.cancel():
+            if not cancel():
                 self._is_cancelled = False
                 return False
         first = self.__dict__.setdefault("claimed", _CANCELLED)

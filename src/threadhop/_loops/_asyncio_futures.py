@@ -270,6 +270,17 @@ class ThreadFuture(concurrent.futures.Future[Any]):
         self._call = None
         return True
 
+    def take_back(self) -> bool:
+        """For who waits for it: cancel it, unless a worker has begun with the call. That is told.
+
+        In any thread. May be repeated.
+        """
+        call = self._call
+        if call is None or call.try_cancel():
+            return self.cancel()
+        call.token.request(())
+        return False
+
     def discard(self) -> None:
         """In the thread that makes the call."""
         self._call = None
