@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextvars import copy_context
@@ -198,9 +199,12 @@ def start(
         raise ValueError(TOO_SMALL.format(name="buffersize"))
     open_source = partial(_open, source, args, kwargs)
     where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-    return ExecutorIterator(
-        _items(partial(_make_job, executor, open_source, buffersize, handle_contexts, where))
+    consumer = _Consumer()
+    items = _items(
+        partial(_make_job, executor, open_source, buffersize, handle_contexts, where), consumer
     )
+    consumer.items = weakref.ref(items)
+    return ExecutorIterator(items)
 
 
 def _check_source(name: str, source: Any, has_arguments: bool) -> None:
@@ -277,14 +281,31 @@ _hops.KINDS.add(IteratorJob)
 class _Consumer:
     """Lives in the frame of ``_items``, and nowhere else."""
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ("__weakref__", "items")
+
+    #: The generator of that frame.
+    items: weakref.ref[AsyncGenerator[Any, None]]
 
 
-async def _items(make_job: Callable[[_Consumer], IteratorJob]) -> AsyncGenerator[Any, None]:
+def _forget(job_ref: weakref.ref[IteratorJob], _: object) -> None:
+    """Nobody has the generator any more, in any thread: the garbage collector may call this.
+
+    The loop will close it, and may wait for this very worker before: at the end of ``with pool:``.
+    """
+    job = job_ref()
+    if job is not None and not job.ended:
+        job.is_closing = True
+        if job.token.why is None:
+            job.token.request(())
+
+
+async def _items(
+    make_job: Callable[[_Consumer], IteratorJob], consumer: _Consumer
+) -> AsyncGenerator[Any, None]:
     """A real generator: if it is left by ``break`` and forgotten, the loop closes it."""
-    consumer = _Consumer()
     job = make_job(consumer)
     del make_job
+    job.watch = weakref.ref(consumer.items(), partial(_forget, weakref.ref(job)))
     # A worker might be fast enough to begin.
     await job.loop.let_pending_cancellation_out()
     buffer, popleft = job.buffer, job.buffer.popleft

@@ -82,11 +82,12 @@ class IteratorJob:
     #: Whether the task waits. Set by the task, cleared by the worker, which then tells the loop. So
     #: each one that is cleared is followed by a delivery, and that finds the ``future`` of then.
     _is_wanted = False
-    #: Whether the worker waits for room. Set by the worker; cleared by it, or by the task that
-    #: makes room.
+    #: Whether the worker waits for room. Set by the worker; cleared by it, or by who makes room.
     is_full = False
-    #: Whether the rest is not wanted. Set by the task, or by a worker whose loop is gone.
-    _is_closing = False
+    #: Whether the rest is not wanted. Set by the task, by *watch*, or by a worker without a loop.
+    is_closing = False
+    #: Tells when nobody has the generator of the items any more.
+    watch: Any = None
     #: Whether a warning has said that the loop is gone.
     _is_lost = False
 
@@ -161,7 +162,7 @@ class IteratorJob:
 
     def stop(self) -> None:
         """In any thread: the worker closes the source as soon as that lets it."""
-        self._is_closing = True
+        self.is_closing = True
         self._room.put(None)
 
     # As the future sees it, see ``_asyncio_futures.Awaited``.
@@ -333,7 +334,7 @@ class IteratorJob:
 
     def _read(self, iterator: Iterator[Any], slot: Slot) -> None:
         append, buffer, size = self.buffer.append, self.buffer, self._size
-        while not self._is_closing:
+        while not self.is_closing:
             try:
                 # In no variable: the task may be done with it before there is another one.
                 append(next(iterator))
@@ -353,7 +354,7 @@ class IteratorJob:
                 self._order(())
                 if slot.job is not self:  # In the child of a fork nobody takes anything.
                     self.stop()
-                if len(self.buffer) <= self.low or self._is_closing:
+                if len(self.buffer) <= self.low or self.is_closing:
                     return
                 try:
                     self._room.get(True, POLL)
@@ -363,7 +364,7 @@ class IteratorJob:
                     elif self._consumer() is None:
                         # Ctrl+C came before the task told it; or the collector, without a hook.
                         self.stop()
-                    else:
+                    elif not self.is_closing:
                         _away.warn_if_needed(self)
         finally:
             self.is_full = False

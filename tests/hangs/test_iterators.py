@@ -6,6 +6,7 @@ Each runs in a process of its own, with a deadline.
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 from helpers.child import STEPS, run_in_child
@@ -106,6 +107,47 @@ except KeyboardInterrupt:
     )
     assert child.stdout.split() == ["closed", "True", "KeyboardInterrupt"]
     assert (child.returncode, child.stderr) == (0, "")
+
+
+#: How a source ends that nobody wants any more: full it waits for room; blocked it must be told.
+FORGOTTEN = {
+    "full": "source",
+    "blocked": "blocked",
+}
+
+
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason="forgets when the collector comes")
+@pytest.mark.parametrize("run", ["asyncio.run(main())", "import trio; trio.run(main)"])
+@pytest.mark.parametrize("state", FORGOTTEN)
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_pool_that_the_loop_thread_waits_for_gets_the_worker_of_a_forgotten_iterator(
+    pool: str, state: str, run: str
+) -> None:
+    """The loop would close the iterator, and stands still meanwhile."""
+    if "trio" in run:
+        pytest.importorskip("trio")
+    child = run_in_child(
+        START
+        + f"""
+from threadhop import on_cancel
+def blocked():
+    told = threading.Event()
+    try:
+        yield 0
+        with on_cancel(told.set):
+            told.wait()
+    finally:
+        say("closed", told.is_set())
+async def main():
+    with {POOLS[pool]} as pool:
+        async for number in iterate_in_executor(pool, {FORGOTTEN[state]}):
+            break
+    say("left")
+{run}
+"""
+    )
+    assert child.stdout.split() == ["closed", "True", "left"], child.stderr
+    assert child.returncode == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
