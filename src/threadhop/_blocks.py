@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from . import _executors
 from ._adoption import is_awaited, leave_for_owner, let_go
-from ._callables import async_kind, name_of
+from ._callables import async_kind, begins_unseen, name_of
 from ._decorator import ThreadpoolFunction, decorated
 from ._entries import Entry, Leaving, LoopPart, generators_at, is_entered
 from ._errors import (
@@ -167,6 +167,10 @@ class eventloop:  # noqa: N801 - reads like a keyword
             if entry is None:
                 entry = _left_in(frame, part, exc)
             return then_raise(_leave_part(part, entry, exc, frame), interrupt)
+
+
+# Ctrl+C before its first line would leave the body on the loop.
+begins_unseen(eventloop.__aexit__)
 
 
 def _is_closed(frame: FrameType, exc: BaseException | None) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from typing import Any, cast
 
+from ._callables import begins_unseen
 from ._entries import ENTER, LoopPart, generators_at, key_of
 from ._errors import NOT_DRIVEN
 from ._interface import AnyStrand
@@ -78,6 +79,9 @@ def _leave(
         finally:
             del error  # Its traceback has this frame.
 
+
+# Ctrl+C before its first line would leave the rest of the body where it is.
+begins_unseen(_leave)
 
 # For type checkers these are coroutines: nothing else may be awaited by ``async with``.
 enter = cast("Callable[[AnyStrand, object], Coroutine[Any, Any, None]]", types.coroutine(_enter))

@@ -38,10 +38,12 @@ def interrupt() -> None:
 async def block(pool: WorkerPool) -> None:
     async with threadpool(pool):
         assert not on_loop_thread()
-        async with eventloop():
-            assert on_loop_thread()
-            await trio.sleep(0)
-        assert not on_loop_thread()
+        try:
+            async with eventloop():
+                assert on_loop_thread()
+                await trio.sleep(0)
+        finally:
+            assert not on_loop_thread()
         exec_in_eventloop(trio.sleep, 0)
         assert not on_loop_thread()
     assert on_loop_thread()

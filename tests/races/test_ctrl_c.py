@@ -281,8 +281,13 @@ async def cancelled_block(stage: Stage) -> None:
 
 async def loop_part(stage: Stage) -> None:
     async with threadpool(stage.pool):
-        async with eventloop():
-            await stage.loop_part()
+        worker = get_ident()
+        try:
+            async with eventloop():
+                await stage.loop_part()
+        finally:
+            if get_ident() != worker:
+                stage.broken.append("the rest of the body is not on its worker")
 
 
 async def shared_loop_part(stage: Stage) -> None:
