@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
-from concurrent.futures import Executor
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from helpers.child import run_in_child
@@ -14,7 +18,13 @@ from helpers.places import in_block_of, on_loop_thread, on_thread_of, on_worker,
 from helpers.pools import on_a_stock_pool
 from helpers.steps import Gate, until
 
-from threadhop import eventloop, threadpool
+from threadhop import (
+    AsyncExecutor,
+    eventloop,
+    exec_in_eventloop,
+    iterate_in_executor,
+    threadpool,
+)
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -108,6 +118,40 @@ def test_exit_in_the_body_comes_out_of_the_loop(
     assert caught.value.args == (3,)
     assert ran == [left]
     assert len(warnings_of(caplog)) == (not left)
+
+
+async def exits_in_a_block(pool: Executor) -> None:
+    async with threadpool(pool):
+        sys.exit(3)
+
+
+async def exits_in_a_call(pool: Executor) -> None:
+    await AsyncExecutor(pool).run(sys.exit, 3)
+
+
+async def exits_in_an_iterator(pool: Executor) -> None:
+    def rows() -> Iterator[int]:
+        yield exec_in_eventloop(int)  # From then on the task waits.
+        sys.exit(3)
+
+    async for _ in iterate_in_executor(pool, rows):
+        pass
+
+
+@pytest.mark.parametrize("job", [exits_in_a_block, exits_in_a_call, exits_in_an_iterator])
+def test_a_task_that_ends_its_loop_by_system_exit_is_not_said_to_be_lost(
+    executor_class: type[ThreadPoolExecutor],
+    job: Callable[[Executor], Coroutine[Any, Any, None]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It comes out of the loop in the very step that delivers the task, which is over then."""
+    loop = asyncio.new_event_loop()
+    with executor_class(2) as pool, pytest.raises(SystemExit):
+        loop.run_until_complete(job(pool))
+    loop.close()
+    del loop
+    gc.collect()
+    assert not caplog.records
 
 
 def test_exit_in_the_body_ends_the_process_with_its_status() -> None:

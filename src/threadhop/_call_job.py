@@ -305,7 +305,9 @@ class CallJob:
     def abandon(self) -> None:
         """In any thread: the loop is closed."""
         self._value = self._error = None
-        warn(RESULT_LOST)
+        future = self._future
+        if future is not None and not future.done():  # Else the task has it: it raised something.
+            warn(RESULT_LOST)
 
     # In the worker.
 

@@ -199,7 +199,7 @@ class IteratorJob:
 
     def abandon(self) -> None:
         """In any thread: the loop is closed."""
-        if not self._is_lost:
+        if not (self._is_lost or self.ended):
             self._is_lost = True
             warn(ITERATOR_LOST, self._where)
         self.stop()

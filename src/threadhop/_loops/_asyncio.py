@@ -321,7 +321,8 @@ class AsyncioSuspension(LoopSuspension):
         strand.loop.deliver_soon(_FinishedTask(task, ended, strand))
 
     def abandon(self) -> None:
-        self._strand.abandon()
+        if self._wakeup is not None:  # Else it was delivered, and put back when the task raised.
+            self._strand.abandon()
 
     def forget_task(self) -> None:
         self._wakeup = None

@@ -133,10 +133,10 @@ class TrioFuture:
         return True
 
     def done(self) -> bool:
-        return True  # Its error needs no one to ask for it.
+        return self._is_settled
 
     def cancelled(self) -> bool:
-        return True
+        return True  # Its error needs no one to ask for it.
 
 
 lowlevel.enable_ki_protection(TrioFuture.wait)
