@@ -332,17 +332,7 @@ async def coroutine_at_home(stage: Stage) -> None:
         exec_in_eventloop(stage.loop_part)
 
 
-ACTS: list[Act] = [
-    block,
-    loop_part,
-    shared_loop_part,
-    nested,
-    call,
-    run,
-    map_,
-    function_at_home,
-    coroutine_at_home,
-]
+ACTS: list[Act] = [block, loop_part, nested, call, run, map_, function_at_home, coroutine_at_home]
 #: The others wait for their first worker as ``block`` does.
 ACTS_THAT_WAIT: list[Act] = [block, nested, call, run, map_]
 
@@ -423,7 +413,7 @@ def cancelled_as_its_body_runs(stage: Stage, act: Act) -> None:
 
 Scene = Callable[[Stage, Act], None]
 SCENES: list[tuple[Scene, list[Act]]] = [
-    (two_go_there_and_back, [*ACTS, cancelled_block]),
+    (two_go_there_and_back, [*ACTS, shared_loop_part, cancelled_block]),
     (cancelled_as_it_waits, ACTS_THAT_WAIT),
     (cancelled_as_its_body_runs, ACTS),
 ]
