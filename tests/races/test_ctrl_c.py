@@ -12,7 +12,7 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import aclosing, contextmanager, suppress
 from functools import partial, wraps
@@ -100,7 +100,6 @@ class Stage:
 
     def __init__(self, pools: Pools, *, waits: bool) -> None:
         self.loop = asyncio.new_event_loop()
-        self.thread = get_ident()
         self.pool, self.other = pools.get()
         self.tasks: list[asyncio.Task[Any]] = []
         self.futures: list[Future[Any]] = []
@@ -109,6 +108,7 @@ class Stage:
         self.cancels: dict[asyncio.Task[Any] | None, Callable[[], object]] = {}
         self.broken: list[str] = []
         self.part = eventloop()
+        self.sources: list[Any] = []
         self._pools = pools
         self._gate = Gate()
         self._reached = asyncio.Event()
@@ -130,15 +130,12 @@ class Stage:
 
     @contextmanager
     def stays_here(self) -> Iterator[None]:
-        """What ends in a worker has begun there; what is interrupted may end on the loop."""
+        """What begins in a worker ends there, interrupted or not."""
         worker = get_ident()
         try:
             yield
         finally:
-            expected = {worker}
-            if isinstance(sys.exc_info()[1], KeyboardInterrupt):
-                expected.add(self.thread)
-            if get_ident() not in expected:
+            if get_ident() != worker:
                 self.broken.append("the rest of the body ran elsewhere")
 
     async def loop_part(self) -> None:
@@ -204,6 +201,8 @@ class Stage:
             yield f"{len(stuck)} of {len(self.tasks)} tasks can neither end nor be cancelled"
         if any(end != get_ident() for end in self.ends):
             yield "a task went on in a worker"
+        for source in self.sources:  # Errors of tasks keep them.
+            self.run_again([self.loop.create_task(source.aclose())], SOON)
         yield from self.broken
         for future in self.futures:
             if not (wait([future], UNCANCELLED).done or future.cancel()):
@@ -298,6 +297,21 @@ async def shared_loop_part(stage: Stage) -> None:
         with stage.stays_here():
             async with stage.part:
                 await stage.loop_part()
+
+
+async def generator(stage: Stage) -> None:
+    """Another task closes it."""
+
+    async def rows() -> AsyncIterator[int]:
+        async with threadpool(stage.pool):
+            with stage.stays_here():
+                async with eventloop():
+                    yield 1
+
+    source: Any = rows()
+    stage.sources.append(source)
+    await anext(source)
+    await stage.start(source.aclose())
 
 
 async def nested(stage: Stage) -> None:
@@ -413,7 +427,7 @@ def cancelled_as_its_body_runs(stage: Stage, act: Act) -> None:
 
 Scene = Callable[[Stage, Act], None]
 SCENES: list[tuple[Scene, list[Act]]] = [
-    (two_go_there_and_back, [*ACTS, shared_loop_part, cancelled_block]),
+    (two_go_there_and_back, [*ACTS, shared_loop_part, generator, cancelled_block]),
     (cancelled_as_it_waits, ACTS_THAT_WAIT),
     (cancelled_as_its_body_runs, ACTS),
 ]
