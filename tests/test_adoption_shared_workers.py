@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -113,6 +114,21 @@ class Functions(Managed):
         await super().__aexit__(*exc_info)
 
 
+def wrapped(method: Any) -> Any:
+    @functools.wraps(method)
+    async def wrapper(*args: Any) -> None:
+        await method(*args)
+
+    return wrapper
+
+
+class Wrapped(Managed):
+    """The same, by a decorator: all its frames have the same code, often at the same address."""
+
+    __aenter__ = wrapped(Managed.__aenter__)
+    __aexit__ = wrapped(Managed.__aexit__)
+
+
 class Moved(Managed):
     """An exit stack that was filled by a function, which has returned."""
 
@@ -131,7 +147,7 @@ class Moved(Managed):
         await self.stack.__aexit__(*exc_info)
 
 
-@pytest.mark.parametrize("helper", [Managed, Functions, Moved])
+@pytest.mark.parametrize("helper", [Managed, Functions, Moved, Wrapped])
 @pytest.mark.parametrize("leaves", ["first", "last"])
 def test_tasks_for_which_a_helper_enters_one_part_object_go_back_to_their_own_workers(
     loops: LoopKind,
@@ -170,7 +186,7 @@ def test_tasks_for_which_a_helper_enters_one_part_object_go_back_to_their_own_wo
 
 
 @pytest.mark.parametrize("who", ["a task", "a task of another loop", "the collector"])
-@pytest.mark.parametrize("helper", [None, Functions])
+@pytest.mark.parametrize("helper", [None, Functions, Wrapped])
 def test_a_task_in_a_part_object_is_left_alone_by_what_passes_that_outside_of_any_block(
     loops: LoopKind,
     one: ThreadPoolExecutor,

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib.util
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from helpers.loops import LOOPS, LoopKind
 
-from threadhop import WorkerPool, exec_in_executor, threadpool
+from threadhop import WorkerPool, eventloop, exec_in_executor, threadpool
 
 #: In bytes: what a task that waits for a worker may need more than one that waits for a future.
 MORE = 1024
@@ -44,6 +45,32 @@ async def block(executor: Executor) -> int:
 
 async def call(executor: Executor) -> int:
     return await exec_in_executor(executor, threading.get_ident)
+
+
+def seconds_to_leave(part: eventloop, tasks: int) -> float:
+    """Of the processor: until that many tasks have left *part*, which all have entered."""
+
+    async def main() -> float:
+        go = asyncio.Event()
+
+        async def stay() -> None:
+            async with part:
+                await go.wait()
+
+        crowd = [asyncio.ensure_future(stay()) for _ in range(tasks)]
+        await asyncio.sleep(0)
+        begin = time.thread_time()
+        go.set()
+        await asyncio.wait(crowd)
+        return time.thread_time() - begin
+
+    return min(asyncio.run(main()) for _ in range(3))
+
+
+def test_thousands_that_share_an_eventloop_object_leave_it_as_fast_as_hundreds() -> None:
+    part = eventloop()
+    few = seconds_to_leave(part, 200) / 200
+    assert seconds_to_leave(part, 4_000) / 4_000 < 6 * few
 
 
 SOAKING = pytest.param(100_000, 100, marks=[pytest.mark.soak, pytest.mark.timeout(120)])

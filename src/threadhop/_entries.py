@@ -80,7 +80,7 @@ class LoopPart(Generic[OwnerT]):
     some of them outside of any block. So the exit has to find the entry that it is of.
     """
 
-    __slots__ = ("_was_left", "entered", "is_used_again", "manager")
+    __slots__ = ("_by_key", "_was_left", "entered", "is_used_again", "manager")
 
     def __init__(self, manager: object) -> None:
         #: As long as it is there, some code may leave it.
@@ -88,11 +88,18 @@ class LoopPart(Generic[OwnerT]):
         #: What is entered, the latest last, and the strand that has it; None: outside of any block.
         #: Loops in several threads write to it, so each step is one of C.
         self.entered: dict[Entry, OwnerT | None] = {}
+        #: The same by the frame that entered, as thousands may have it entered. A frame runs in one
+        #: thread at a time, so nobody else writes to its key.
+        self._by_key: dict[FrameKey, Entries] = {}
         #: Whether it was entered more than once. Only set, by each that might be the second one.
         self.is_used_again = False
         self._was_left = False
 
     def enter(self, entry: Entry, owner: OwnerT | None) -> None:
+        """Or give *entry* to another owner."""
+        key = entry.frame_key
+        if key is not None and entry not in self.entered:
+            self._by_key[key] = (*self._by_key.get(key, ()), entry)
         self.entered[entry] = owner
         if self._was_left or len(self.entered) > 1:
             self.is_used_again = True
@@ -107,6 +114,12 @@ class LoopPart(Generic[OwnerT]):
         """May be repeated."""
         self._was_left = True
         self.entered.pop(entry, None)
+        key = entry.frame_key
+        others = tuple(other for other in self._by_key.get(key, ()) if other is not entry)
+        if others:
+            self._by_key[key] = others
+        else:
+            self._by_key.pop(key, None)
 
     def left_in(self, frame: FrameType, own: Entries | None) -> Entry | None:
         """What is left in *frame*, by a task with the entries *own*; None: by none.
@@ -114,29 +127,28 @@ class LoopPart(Generic[OwnerT]):
         None if it is left already.
         """
         if not self.is_used_again:
-            return next(iter(self.entered), None)
-        key = key_of(frame)
-        entered = self.entered.copy()
-        for entry in reversed(entered):
-            # A frame that is dead may have had that key, but earlier.
-            if entry.frame_key == key is not None:
+            return next(iter(list(self.entered)), None)
+        by_frame = self._by_key.get(key_of(frame), ())
+        is_passed_on = _home_of(frame).f_code.co_flags & CO_ASYNC_GENERATOR
+        for entry in reversed(by_frame):
+            # Only a generator leaves what another task has entered. Another frame had that key, if
+            # a wrapper around ``__aenter__`` has returned, and ``__aexit__`` has such a one, too.
+            is_mine = entry in own if own else self.entered.get(entry) is None
+            if is_mine or is_passed_on or own is None:
                 return entry
-        return None if own is None else self._guess(frame, own, entered)
+        return None if own is None else next(self._guesses(frame, own, by_frame), None)
 
-    def _guess(
-        self, frame: FrameType, own: Entries, entered: dict[Entry, OwnerT | None]
-    ) -> Entry | None:
-        """A function that has returned has entered it, or a compiled one."""
+    def _guesses(self, frame: FrameType, own: Entries, by_frame: Entries) -> Iterator[Entry]:
+        """A function that has returned has entered it, or a compiled one. The likeliest first."""
         here = {key_of(caller) for caller in frames_up(frame)} - {None}
         mine = [entry for entry in reversed(own) if entry.manager is self]
-        others = [entry for entry in reversed(entered) if entry.frame_key not in here]
-        guesses = [
-            *(entry for entry in mine if entry.frame_key not in here),
-            *mine,
-            *(entry for entry in others if entered[entry] is None),
-            *others,
-        ]
-        return next(iter(guesses), None)
+        yield from (entry for entry in mine if entry.frame_key not in here)
+        yield from mine
+        entered = list(self.entered)
+        others = (entry for entry in reversed(entered) if entry.frame_key not in here)
+        yield from (entry for entry in others if self.entered.get(entry) is None)
+        yield from reversed(by_frame)
+        yield from (entry for entry in reversed(entered) if entry.frame_key not in here)
 
 
 def key_of(frame: FrameType) -> FrameKey:
@@ -229,7 +241,7 @@ def leaving(entries: Entries, block: object, frame: FrameType) -> Leaving:
     key, generators = key_of(frame), generators_at(frame)
 
     def likeness(entry: Entry) -> int:
-        if entry.frame_key == key is not None:
+        if key is not None and entry.frame_key == key:
             return 2
         return bool(entry.generators & generators or not (entry.generators or generators))
 
