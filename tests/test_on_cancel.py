@@ -415,15 +415,12 @@ async def test_left_after_its_block_it_goes_to_the_task_that_goes_on_with_the_ge
             with on_cancel(own.stop):
                 async with eventloop():
                     await anext(source)
-                    await asyncio.wait({loop.create_task(go_on())})
+                    task = loop.create_task(go_on())
+                    await asyncio.wait({task, loop.create_task(cancel(task))})
 
     async def go_on() -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        canceller = loop.create_task(cancel(task))
         with contextlib.suppress(asyncio.CancelledError):
             await anext(source, None)
-        await canceller
 
     async def cancel(task: asyncio.Task[None]) -> None:
         await until(blocking.begun.is_set)
