@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AsyncContextDecorator, AsyncExitStack, nullcontext
 from typing import Any
 
 import pytest
+from helpers.garbage import IS_PYPY
 from helpers.loops import LoopKind, on_every_loop, on_one_loop
 from helpers.places import assert_is_whole, ended, here, place, start
 from helpers.pools import on_a_stock_pool
@@ -234,6 +236,38 @@ def test_a_task_in_a_part_object_is_left_alone_by_what_passes_that_outside_of_an
 
     loops.run(main)
     assert not [r for r in caplog.records if r.name == "threadhop" and "parked" not in r.msg]
+
+
+@pytest.mark.skipif(IS_PYPY, reason="PyPy closes it some time later")
+def test_what_a_decorator_has_entered_lets_its_worker_go_when_the_collector_closes_it(
+    loops: LoopKind, one: ThreadPoolExecutor
+) -> None:
+    """With the frames of the task above, in which the collector runs."""
+    part = eventloop()
+
+    class Decorator(AsyncContextDecorator, Managed):
+        pass
+
+    async def main() -> None:
+        async with part:
+            pass
+        is_in_part = asyncio.Event()
+
+        @Decorator(threadpool(one), part)
+        async def stays() -> None:
+            is_in_part.set()
+            await asyncio.get_running_loop().create_future()
+
+        task = start(stays())
+        await is_in_part.wait()
+        await turns()
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        del task
+        gc.collect()
+        await assert_is_whole(one, 1)
+        assert not part._part.entered
+
+    loops.run(main)
 
 
 def test_a_block_object_that_a_generator_and_its_consumer_share_is_left_by_each(

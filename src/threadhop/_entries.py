@@ -172,7 +172,9 @@ def _home_of(frame: FrameType) -> FrameType:
 
 def _is_helper(frame: FrameType) -> bool:
     code = frame.f_code
-    return code.co_filename == CONTEXTLIB or code.co_name in _MANAGE
+    # That of a decorator of contextlib's stays until the exit, as the user's own do.
+    is_theirs = code.co_filename == CONTEXTLIB and not code.co_name.endswith("inner")
+    return is_theirs or code.co_name in _MANAGE
 
 
 def frames_up(frame: FrameType | None) -> Iterator[FrameType]:
