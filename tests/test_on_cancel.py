@@ -403,7 +403,7 @@ async def test_left_after_its_block_it_goes_to_the_task_that_goes_on_with_the_ge
 
     async def items() -> AsyncIterator[int]:
         async with threadpool(executor):
-            with contextlib.ExitStack() as stack:
+            with ExitStack() as stack:
                 async with threadpool(executor):
                     stack.enter_context(on_cancel(blocking.stop))
                 async with eventloop():
@@ -419,7 +419,7 @@ async def test_left_after_its_block_it_goes_to_the_task_that_goes_on_with_the_ge
                     await asyncio.wait({task, loop.create_task(cancel(task))})
 
     async def go_on() -> None:
-        with contextlib.suppress(asyncio.CancelledError):
+        with suppress(asyncio.CancelledError):
             await anext(source, None)
 
     async def cancel(task: asyncio.Task[None]) -> None:

@@ -110,16 +110,13 @@ except KeyboardInterrupt:
 
 
 #: How a source ends that nobody wants any more: full it waits for room; blocked it must be told.
-FORGOTTEN = {
-    "full": "source",
-    "blocked": "blocked",
-}
+FORGOTTEN = {"full": "source", "blocked": "blocked"}
 
 
 @pytest.mark.skipif(sys.implementation.name == "pypy", reason="forgets when the collector comes")
 @pytest.mark.parametrize("run", ["asyncio.run(main())", "import trio; trio.run(main)"])
 @pytest.mark.parametrize("state", FORGOTTEN)
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", ["ThreadPoolExecutor(1)", "WorkerPool(1)"])
 def test_a_pool_that_the_loop_thread_waits_for_gets_the_worker_of_a_forgotten_iterator(
     pool: str, state: str, run: str
 ) -> None:
@@ -139,7 +136,7 @@ def blocked():
     finally:
         say("closed", told.is_set())
 async def main():
-    with {POOLS[pool]} as pool:
+    with {pool} as pool:
         async for number in iterate_in_executor(pool, {FORGOTTEN[state]}):
             break
     say("left")
