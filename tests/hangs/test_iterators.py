@@ -127,17 +127,20 @@ def test_a_pool_that_the_loop_thread_waits_for_gets_the_worker_of_a_forgotten_it
         START
         + f"""
 from threadhop import on_cancel
+reached = threading.Event()
 def blocked():
     told = threading.Event()
     try:
         yield 0
         with on_cancel(told.set):
+            reached.set()
             told.wait()
     finally:
         say("closed", told.is_set())
 async def main():
     with {pool} as pool:
         async for number in iterate_in_executor(pool, {FORGOTTEN[state]}):
+            assert {state == "full"} or reached.wait(8)
             break
     say("left")
 {run}
