@@ -35,8 +35,9 @@ class CancelToken:
     #: ``request``.
     count = 0
     last_why: Any = ()
-    #: Replaced as a whole, by the worker of the task or of the call; by ``hand_over`` on the loop.
-    _listeners: tuple[Callable[[Any], object], ...] = ()
+    #: In order; the token gets its own when the first one listens. Each step is one of C: the
+    #: garbage collector may end an ``on_cancel`` in any thread.
+    _listeners: dict[Callable[[Any], object], None] = {}  # noqa: RUF012 - never written to
 
     def __init__(self) -> None:
         self.why = None
@@ -56,7 +57,7 @@ class CancelToken:
 
     def tell(self, why: Any) -> None:
         """Call the listeners."""
-        for listener in self._listeners:
+        for listener in [*self._listeners]:
             listener(why)
 
     def tell_if_away(self, job: object) -> None:
@@ -69,13 +70,16 @@ class CancelToken:
 
         The thread that cancels calls it, perhaps in a signal handler, and perhaps twice.
         """
-        self._listeners += (listener,)
+        self._add(listener)
         if self.why is not None:
             listener(self.why)
 
+    def _add(self, listener: Callable[[Any], object]) -> None:
+        self.__dict__.setdefault("_listeners", {})[listener] = None
+
     def unregister(self, listener: Callable[[Any], object]) -> None:
-        """In the same worker."""
-        self._listeners = tuple(other for other in self._listeners if other != listener)
+        """In the same worker, or in the thread of the collector."""
+        self._listeners.pop(listener, None)
 
     def hand_over(self, jobs: set[Any], rest: tuple[Any, ...], task: Any) -> None:
         """On the loop, while no worker has either task: *task* takes over all but *rest*.
@@ -83,10 +87,9 @@ class CancelToken:
         The listeners in the bodies that *jobs* drive hear of its cancellations from now on. (The
         block of a listener may be left already.) May be repeated.
         """
-        for listener in self._listeners:
+        for listener in [*self._listeners]:
             entry = getattr(listener, "entry", None)
             if entry is not None and entry.job in jobs and entry not in rest:
                 listener.caller = task  # type: ignore[attr-defined]
-                task.token.unregister(listener)
-                task.token._listeners += (listener,)
+                task.token._add(listener)
                 self.unregister(listener)

@@ -167,20 +167,20 @@ async def test_a_coroutine_that_is_cancelled_while_its_task_is_made_is_cancelled
     gate = Gate()
     stop = Stop()
 
+    class Listeners(dict[Any, None]):
+        def __setitem__(self, listener: Any, _: None) -> None:
+            if moment == "before":
+                gate.stop_here()
+            super().__setitem__(listener, None)
+            if moment == "after":
+                gate.stop_here()
+
     class Paused(CancelToken):
         __slots__ = ()
 
-        @property
-        def _listeners(self) -> Any:
-            return self.__dict__.get("_listeners", ())
-
-        @_listeners.setter
-        def _listeners(self, value: Any) -> None:
-            if value and moment == "before":
-                gate.stop_here()
-            self.__dict__["_listeners"] = value
-            if value and moment == "after":
-                gate.stop_here()
+        def __init__(self) -> None:
+            super().__init__()
+            self._listeners = Listeners()
 
     monkeypatch.setattr(_call_job, "CancelToken", Paused)
 

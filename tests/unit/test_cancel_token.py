@@ -56,6 +56,38 @@ def test_a_listener_that_was_taken_out_is_not_told_and_the_others_are() -> None:
     assert (told, other) == ([], [("stop",)])
 
 
+class Listener:
+    """All are compared with all. Then what is in ``meanwhile`` is called, once."""
+
+    def __init__(self) -> None:
+        self.meanwhile: list[Callable[[], object]] = []
+        self.told: list[Any] = []
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        if self.meanwhile:
+            self.meanwhile.pop()()
+        return self is other
+
+    def __call__(self, why: Any) -> None:
+        self.told.append(why)
+
+
+def test_one_that_begins_to_listen_while_another_thread_takes_one_out_is_told() -> None:
+    """The garbage collector ends an ``on_cancel`` in any thread."""
+    token = CancelToken()
+    stays, begins, leaves = Listener(), Listener(), Listener()
+    token.register(stays)
+    token.register(leaves)
+    stays.meanwhile = [lambda: token.register(begins)]
+    token.unregister(leaves)
+    assert not stays.meanwhile
+    token.request("stop")
+    assert (stays.told, begins.told, leaves.told) == (["stop"], ["stop"], [])
+
+
 def test_the_cancellation_is_there_when_a_listener_is_told() -> None:
     """Whoever is told may look for it at once, perhaps in another thread."""
     token = CancelToken()
