@@ -361,8 +361,8 @@ class Threads(Permits):
     def _unregister(self) -> None:
         """Under the lock, in the worker that leaves. May be repeated."""
         thread = threading.current_thread()
+        self._ended.append(thread)  # First that: ``join`` knows it at each moment.
         self._threads.pop(thread, None)
-        self._ended.append(thread)
         _lifetime.join_no_more()
         if self._closing:
             # The spare had to stay while there were others.
